@@ -1,0 +1,62 @@
+# Two commands on a fresh machine: `make up` runs the platform, `make test` checks everything.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+PORT ?= 8000
+HOST ?= 127.0.0.1
+STATE ?= state
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help up test test-fast lint bench lock schema clean
+
+help:            ## say what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+$(VENV)/installed: requirements.lock pyproject.toml example-notebooks/pyproject.toml
+	@scripts/check-tools
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e ./example-notebooks
+	touch $@
+
+$(VENV)/installed-dev: requirements-dev.lock $(VENV)/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	touch $@
+
+node_modules/installed: package.json package-lock.json
+	@scripts/check-tools
+	npm ci --silent
+	touch $@
+
+up: $(VENV)/installed node_modules/installed   ## run the platform: PORT=8000 STATE=state
+	@exec $(BIN)/meridian up --host "$(HOST)" --port "$(PORT)" --state "$(STATE)"
+
+lint: $(VENV)/installed-dev                    ## check format, style, types and scripts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/mypy --config-file example-notebooks/pyproject.toml example-notebooks/roman_synthetic
+	scripts/install-test-tools shellcheck
+	shellcheck scripts/* .ci/run
+
+test-fast: $(VENV)/installed-dev               ## unit and property tests, in under a minute
+	$(BIN)/pytest -q -m "not slow and not e2e"
+
+test: $(VENV)/installed-dev node_modules/installed lint   ## everything, in a real browser against the real platform
+	scripts/install-test-tools chromium postgresql
+	$(BIN)/pytest
+
+bench: $(VENV)/installed-dev node_modules/installed       ## compare with the alternatives, in the same run
+	$(BIN)/python -m benchmarks
+
+lock: $(VENV)/installed-dev                    ## resolve the locked requirements anew
+	scripts/lock $(BIN)/uv
+
+schema: $(VENV)/installed                      ## write the published JSON Schema of the policy
+	$(BIN)/meridian policy schema > policies/schema.json
+
+clean:                                         ## remove what was installed (not what the platform wrote)
+	rm -rf $(VENV) node_modules

@@ -1,0 +1,75 @@
+"""The application: routes, pages, error handling and response headers, under the prefix that the hub gave."""
+
+from __future__ import annotations
+
+import os
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import uvicorn
+from fastapi import APIRouter, FastAPI
+from prometheus_client import start_http_server
+
+from allocations import __version__
+from allocations.api import problems
+from allocations.api.identity import HubIdentities
+from allocations.api.metrics import RequestMetrics
+from allocations.api.v1 import allocations, health, leases, requests, runs
+from allocations.factory import Services, services_from
+from allocations.logs import configure_logging
+from allocations.settings import Settings, required
+from allocations.web import pages
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+PREFIX = "/services/allocations"
+
+
+def create_app(services: Services, identities: HubIdentities, mode: str) -> FastAPI:
+    """Make the application over wired services."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        services.database.dispose()
+
+    app = FastAPI(
+        title="Meridian allocations",
+        version=__version__,
+        description="Allocations, leases, requests and batch runs. Send a hub token as `Authorization: Bearer …`.",
+        openapi_url=f"{PREFIX}/api/openapi.json",
+        docs_url=None,  # the stock documentation page loads its scripts from elsewhere
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+    app.state.services = services
+    app.state.identities = identities
+    app.state.mode = mode
+    version_1 = APIRouter(prefix=f"{PREFIX}/api/v1")
+    for part in (health, leases, allocations, requests, runs):
+        version_1.include_router(part.router)
+    app.include_router(version_1)
+    problems.install(app)
+    pages.install(app, PREFIX)
+    app.add_middleware(RequestMetrics)
+    return app
+
+
+def serve() -> None:
+    """Serve on loopback as the environment says, with metrics on a port of their own."""
+    configure_logging()
+    settings = Settings.from_environment()
+    identities = HubIdentities(required("MERIDIAN_COOKIE_SECRET"), PREFIX)
+    app = create_app(services_from(settings), identities, settings.mode)
+    start_http_server(int(required("MERIDIAN_ALLOCATIONS_METRICS_PORT")), addr="127.0.0.1")
+    uvicorn.run(
+        app,
+        host=os.environ.get("MERIDIAN_ALLOCATIONS_HOST", "127.0.0.1"),
+        port=int(required("MERIDIAN_ALLOCATIONS_PORT")),
+        log_config=None,
+        access_log=False,
+        proxy_headers=True,
+        forwarded_allow_ips="127.0.0.1",
+        server_header=False,
+    )

@@ -1,0 +1,43 @@
+"""What every handler of the API takes: the services, the caller by scope, the idempotency key."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+from pydantic import BaseModel, ConfigDict
+
+from allocations.api.identity import Identity, Scope, needs
+from allocations.clock import from_datetime
+from allocations.factory import Services
+
+
+class Body(BaseModel):
+    """The base of request bodies: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def services(request: Request) -> Services:
+    """Return the application's services."""
+    wired: Services = request.app.state.services
+    return wired
+
+
+Wired = Annotated[Services, Depends(services)]
+Reader = Annotated[Identity, Depends(needs(Scope.READ))]
+Requester = Annotated[Identity, Depends(needs(Scope.REQUEST))]
+Reviewer = Annotated[Identity, Depends(needs(Scope.REVIEW))]
+Administrator = Annotated[Identity, Depends(needs(Scope.ADMIN))]
+LeaseHolder = Annotated[Identity, Depends(needs(Scope.LEASE))]
+Runner = Annotated[Identity, Depends(needs(Scope.RUN))]
+IdempotencyHeader = Annotated[
+    str, Header(alias="Idempotency-Key", description="A new random key for each new request; repeat it to retry")
+]
+OptionalIdempotencyHeader = Annotated[str | None, Header(alias="Idempotency-Key")]
+
+
+def to_ms(moment: datetime | None) -> int | None:
+    """Return milliseconds since the epoch, or None."""
+    return None if moment is None else from_datetime(moment)

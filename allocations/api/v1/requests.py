@@ -1,0 +1,110 @@
+"""Requests for a tier or an instalment, and their review."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from allocations.api.v1.common import Body, OptionalIdempotencyHeader, Reader, Requester, Reviewer, Wired
+from allocations.leases.views import View
+from allocations.lifecycle.models import RequestAction
+from allocations.reports import RequestView
+
+router = APIRouter(tags=["requests"])
+
+
+class RequestBody(Body):
+    """What is asked for; `credits` in whole credits, the tier's own when left out."""
+
+    tier: str
+    title: str
+    justification: str
+    credits: int | None = None
+    draft: bool = False
+
+
+class ProgressBody(Body):
+    """A short report, with which the next instalment is asked for."""
+
+    report: str
+
+
+class ActBody(Body):
+    """Why: needed to decline or to ask for a revision, kept in the audit log."""
+
+    why: str = ""
+
+
+class ReviewBody(Body):
+    """A reviewer's word; panels score from 1 to 5."""
+
+    comment: str
+    score: int | None = None
+    conflict: bool = False
+
+
+class RequestList(View):
+    """Requests."""
+
+    requests: list[RequestView]
+
+
+@router.post("/requests", status_code=201)
+def submit(
+    body: RequestBody, services: Wired, caller: Requester, idempotency_key: OptionalIdempotencyHeader = None
+) -> RequestView:
+    """Ask for an allocation of a tier."""
+    request = services.requests.submit(
+        caller.actor,
+        tier=body.tier,
+        title=body.title,
+        justification=body.justification,
+        credits=body.credits,
+        draft=body.draft,
+        idempotency_key=idempotency_key,
+    )
+    return services.reports.request(caller.actor, request.id)
+
+
+@router.post("/allocations/{allocation_id}/progress", status_code=201)
+def report_progress(
+    allocation_id: str,
+    body: ProgressBody,
+    services: Wired,
+    caller: Requester,
+    idempotency_key: OptionalIdempotencyHeader = None,
+) -> RequestView:
+    """Ask for the next instalment of an allocation."""
+    request = services.requests.report_progress(caller.actor, allocation_id, body.report, idempotency_key)
+    return services.reports.request(caller.actor, request.id)
+
+
+@router.get("/requests")
+def own_requests(services: Wired, caller: Reader) -> RequestList:
+    """The caller's requests, newest first."""
+    return RequestList(requests=services.reports.requests_of(caller.name))
+
+
+@router.get("/requests/queue")
+def queue(services: Wired, _caller: Reviewer) -> RequestList:
+    """What waits for a reviewer, oldest first."""
+    return RequestList(requests=services.reports.request_queue())
+
+
+@router.get("/requests/{request_id}")
+def get(request_id: str, services: Wired, caller: Reader) -> RequestView:
+    """A request of the caller's own, or any for a reviewer."""
+    return services.reports.request(caller.actor, request_id)
+
+
+@router.post("/requests/{request_id}/reviews", status_code=201)
+def review(request_id: str, body: ReviewBody, services: Wired, caller: Reviewer) -> RequestView:
+    """Comment on a request, score it, or declare a conflict of interest."""
+    services.requests.review(caller.actor, request_id, comment=body.comment, score=body.score, conflict=body.conflict)
+    return services.reports.request(caller.actor, request_id)
+
+
+@router.post("/requests/{request_id}/{action}")
+def act(request_id: str, action: RequestAction, body: ActBody, services: Wired, caller: Requester) -> RequestView:
+    """Submit, withdraw, send back, approve or decline; the state and the person's part say what may be done."""
+    services.requests.act(caller.actor, request_id, action, body.why)
+    return services.reports.request(caller.actor, request_id)

@@ -1,0 +1,167 @@
+"""Batch runs: submitted and watched by people, taken and reported by the batch process."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Response
+from pydantic import Field
+
+from allocations.api.metrics import count_admission
+from allocations.api.v1.common import Body, IdempotencyHeader, LeaseHolder, Runner, Wired, to_ms
+from allocations.clock import from_datetime
+from allocations.db.idempotency import IdempotencyKey
+from allocations.leases.views import StartOptions, View
+from allocations.runs.files import LOG, OUTPUT
+from allocations.runs.models import Outcome, RunError, RunView
+from allocations.runs.service import Finish, Submission
+
+log = logging.getLogger(__name__)
+router = APIRouter(tags=["runs"])
+
+
+class SubmitBody(Body):
+    """A notebook (parsed .ipynb), its parameters, and what it may use."""
+
+    allocation: str
+    size: str
+    image: str | None = None
+    name: str
+    notebook: dict[str, Any]
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    max_seconds: int | None = None
+
+
+class ClaimBody(Body):
+    """Who takes runs, and how many at most."""
+
+    executor: str
+    limit: Annotated[int, Field(gt=0, le=100)]
+
+
+class ProgressBody(Body):
+    """How far a run is."""
+
+    started_at: datetime | None = None
+    cells_done: Annotated[int, Field(ge=0)]
+    cells_total: Annotated[int, Field(ge=0)]
+    current_cell: int | None = None
+
+
+class FinishBody(Body):
+    """How a run ended."""
+
+    outcome: Outcome
+    started_at: datetime | None = None
+    ended_at: datetime
+    error: RunError | None = None
+
+
+class RunList(View):
+    """Runs."""
+
+    runs: list[RunView]
+
+
+@router.get("/run-options")
+def run_options(services: Wired, caller: Runner) -> StartOptions:
+    """Everything on which the caller may run notebooks now, and why not the rest."""
+    return services.offers.start_options(caller.name, is_server=False)
+
+
+@router.post("/runs", status_code=201)
+def submit(body: SubmitBody, services: Wired, caller: Runner, idempotency_key: IdempotencyHeader) -> RunView:
+    """Queue a run of a notebook."""
+    key = IdempotencyKey.for_request(caller.name, idempotency_key, "run", body.model_dump())
+    run = services.runs.submit(
+        Submission(
+            person=caller.name,
+            allocation=body.allocation,
+            size=body.size,
+            name=body.name,
+            notebook=body.notebook,
+            parameters=body.parameters,
+            image=body.image,
+            max_seconds=body.max_seconds,
+        ),
+        key,
+    )
+    log.info("run queued", extra={"person": caller.name, "allocation": run.allocation, "run": run.id})
+    return run
+
+
+@router.get("/runs")
+def own_runs(services: Wired, caller: Runner) -> RunList:
+    """The caller's runs, newest first."""
+    return RunList(runs=services.runs.list_of(caller.name))
+
+
+@router.get("/runs/active")
+def active_runs(executor: str, services: Wired, _caller: LeaseHolder) -> RunList:
+    """The runs that an executor is responsible for."""
+    return RunList(runs=services.runs.active_of(executor))
+
+
+@router.post("/runs/claim")
+def claim(body: ClaimBody, services: Wired, _caller: LeaseHolder) -> RunList:
+    """Admit queued runs and give them to an executor."""
+    runs = services.runs.claim(body.executor, body.limit)
+    for run in runs:
+        count_admission("admitted")
+        log.info(
+            "run admitted",
+            extra={"person": run.person, "allocation": run.allocation, "run": run.id, "lease": run.lease},
+        )
+    return RunList(runs=runs)
+
+
+@router.post("/runs/{run_id}/progress")
+def progress(run_id: str, body: ProgressBody, services: Wired, _caller: LeaseHolder) -> RunView:
+    """Note how far a run is; the first report starts its charge."""
+    return services.runs.progress(
+        run_id,
+        started_at_ms=to_ms(body.started_at),
+        cells_done=body.cells_done,
+        cells_total=body.cells_total,
+        current_cell=body.current_cell,
+    )
+
+
+@router.post("/runs/{run_id}/finish")
+def finish(run_id: str, body: FinishBody, services: Wired, _caller: LeaseHolder) -> RunView:
+    """End a run and settle what it used."""
+    run = services.runs.finish(
+        run_id, Finish(body.outcome, to_ms(body.started_at), from_datetime(body.ended_at), body.error)
+    )
+    log.info(
+        "run %s",
+        run.state,
+        extra={"person": run.person, "allocation": run.allocation, "run": run.id, "lease": run.lease},
+    )
+    return run
+
+
+@router.get("/runs/{run_id}")
+def get(run_id: str, services: Wired, caller: Runner) -> RunView:
+    """A run of the caller's own."""
+    return services.runs.get(caller.name, run_id)
+
+
+@router.post("/runs/{run_id}/cancel")
+def cancel(run_id: str, services: Wired, caller: Runner) -> RunView:
+    """Cancel a run; what it used until it stops is charged."""
+    return services.runs.cancel(caller.name, run_id)
+
+
+@router.get("/runs/{run_id}/output", response_class=Response)
+def output(run_id: str, services: Wired, caller: Runner) -> Response:
+    """The executed notebook, as far as it is."""
+    return Response(services.runs.read_file(caller.name, run_id, OUTPUT), media_type="application/x-ipynb+json")
+
+
+@router.get("/runs/{run_id}/log", response_class=Response)
+def read_log(run_id: str, services: Wired, caller: Runner) -> Response:
+    """The log, as far as it is."""
+    return Response(services.runs.read_file(caller.name, run_id, LOG), media_type="text/plain; charset=utf-8")

@@ -1,0 +1,1 @@
+"""The database: schema, migrations and transactions, for SQLite and PostgreSQL alike."""

@@ -1,0 +1,133 @@
+"""Wires the services: the one place that knows which class is made of which."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from allocations.clock import SystemClock
+from allocations.db.database import Database
+from allocations.ids import random_id
+from allocations.leases.offers import OfferService
+from allocations.leases.service import LeaseService
+from allocations.leases.store import LeaseStore
+from allocations.ledger.service import Ledger
+from allocations.lifecycle.allocations import AllocationService
+from allocations.lifecycle.requests import RequestService
+from allocations.lifecycle.store import AgreementStore, AllocationStore, AuditStore, RequestStore
+from allocations.policy.loader import load_policy
+from allocations.reports import ReportService
+from allocations.runs.files import RunFiles
+from allocations.runs.service import RunService
+from allocations.runs.store import RunStore
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from allocations.clock import Clock
+    from allocations.ids import IdFactory
+    from allocations.policy.models import Policy
+    from allocations.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """Everything that handlers, the worker and the command line call."""
+
+    database: Database
+    clock: Clock
+    policy: Policy
+    leases: LeaseService
+    lease_store: LeaseStore
+    offers: OfferService
+    lifecycle: AllocationService
+    requests: RequestService
+    runs: RunService
+    reports: ReportService
+
+
+def make_services(
+    database: Database,
+    policy: Policy,
+    run_store: Path,
+    clock: Clock | None = None,
+    new_id: IdFactory = random_id,
+) -> Services:
+    """Wire the services over a database; tests pass a clock and ids of their own."""
+    clock = clock or SystemClock()
+    ledger = Ledger()
+    allocations, agreements, audit = AllocationStore(), AgreementStore(), AuditStore()
+    requests, lease_store, runs = RequestStore(), LeaseStore(), RunStore()
+    lifecycle = AllocationService(
+        database=database,
+        clock=clock,
+        new_id=new_id,
+        policy=policy,
+        ledger=ledger,
+        allocations=allocations,
+        agreements=agreements,
+        audit=audit,
+    )
+    leases = LeaseService(
+        database=database,
+        clock=clock,
+        new_id=new_id,
+        policy=policy,
+        ledger=ledger,
+        leases=lease_store,
+        allocations=allocations,
+        agreements=agreements,
+    )
+    return Services(
+        database=database,
+        clock=clock,
+        policy=policy,
+        leases=leases,
+        lease_store=lease_store,
+        offers=OfferService(
+            database=database,
+            clock=clock,
+            policy=policy,
+            ledger=ledger,
+            leases=lease_store,
+            allocations=allocations,
+            agreements=agreements,
+        ),
+        lifecycle=lifecycle,
+        requests=RequestService(
+            database=database,
+            clock=clock,
+            new_id=new_id,
+            policy=policy,
+            requests=requests,
+            allocations=allocations,
+            lifecycle=lifecycle,
+        ),
+        runs=RunService(
+            database=database,
+            clock=clock,
+            new_id=new_id,
+            policy=policy,
+            leases=leases,
+            lease_store=lease_store,
+            allocations=allocations,
+            runs=runs,
+            files=RunFiles(run_store),
+        ),
+        reports=ReportService(
+            database=database,
+            clock=clock,
+            policy=policy,
+            ledger=ledger,
+            leases=leases,
+            lease_store=lease_store,
+            allocations=allocations,
+            requests=requests,
+            audit=audit,
+        ),
+    )
+
+
+def services_from(settings: Settings) -> Services:
+    """Wire the services as the environment says."""
+    return make_services(Database(settings.database_url), load_policy(settings.policies), settings.run_store)

@@ -1,0 +1,120 @@
+"""A lease and its holds, and what a person asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from allocations.clock import MS_PER_SECOND
+from allocations.ledger.models import Unit
+
+
+class LeaseKind(StrEnum):
+    """An interactive lease is held by quantum and renewed; a batch lease holds its whole declared maximum."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
+class LeaseState(StrEnum):
+    """Open, or how it ended; also the state of each of its holds."""
+
+    OPEN = "open"
+    SETTLED = "settled"
+    VOIDED = "voided"
+    EXPIRED = "expired"
+
+
+class EndReason(StrEnum):
+    """Why a lease ended, in words for people."""
+
+    STOPPED = "stopped"
+    NEVER_RAN = "never ran"
+    LOST = "lost to a fault of the platform"
+    GONE = "found stopped by reconciliation"
+    NO_STOP_REPORTED = "no stop was reported in time"
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRequest:
+    """What is asked for. `max_seconds` is the declared maximum of a batch run, None for a server."""
+
+    allocation: str
+    person: str
+    kind: LeaseKind
+    size: str
+    image: str | None
+    server_name: str
+    max_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A lease as stored. Times are milliseconds since the epoch; `started_at_ms` is None until the server runs."""
+
+    id: str
+    allocation_id: str
+    root_id: str
+    person: str
+    kind: LeaseKind
+    size: str
+    image: str
+    server_name: str
+    cores: int
+    memory_gib: int
+    gpus: int
+    gpu_type: str | None
+    microcredits_per_second: int
+    idle_seconds: int
+    state: LeaseState
+    final: bool
+    acquired_at_ms: int
+    started_at_ms: int | None
+    ends_at_ms: int
+    latest_end_at_ms: int
+    seen_at_ms: int | None
+    missing_since_ms: int | None
+    ended_at_ms: int | None
+    end_reason: str | None
+
+    def seconds_at(self, at_ms: int) -> int:
+        """Return the whole seconds that the server has run at a time; never more than the true lifetime."""
+        if self.started_at_ms is None:
+            return 0
+        return max(0, at_ms - self.started_at_ms) // MS_PER_SECOND
+
+    def per_second(self, unit: Unit) -> int:
+        """Return what the lease uses of a unit in one second."""
+        match unit:
+            case Unit.CREDITS:
+                return self.microcredits_per_second
+            case Unit.CORE_SECONDS:
+                return self.cores
+            case Unit.GPU_SECONDS:
+                return self.gpus
+
+    def quantities(self, seconds: int) -> dict[str, int]:
+        """Return the physical quantities of so many seconds, as each charge keeps them."""
+        return {
+            "seconds": seconds,
+            "core_seconds": self.cores * seconds,
+            "gib_seconds": self.memory_gib * seconds,
+            "gpu_seconds": self.gpus * seconds,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """An open hold: covers the seconds [from_second, to_second) after the lease's start."""
+
+    lease_id: str
+    sequence: int
+    unit: Unit
+    per_second: int
+    from_second: int
+    to_second: int
+    amount: int
+
+    def charge_at(self, seconds: int) -> int:
+        """Return what is due when the lease has run so many seconds: never more than the hold."""
+        return self.per_second * (min(max(seconds, self.from_second), self.to_second) - self.from_second)

@@ -1,0 +1,149 @@
+"""What the start page offers: every allocation and size of a person, and why what cannot be had cannot."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from allocations.clock import MS_PER_SECOND, to_rfc3339
+from allocations.errors import AllocationsError
+from allocations.leases.rules import limits_of, require_room, require_size, require_usable
+from allocations.leases.service import AGREEMENT_URL
+from allocations.leases.views import (
+    SECONDS_PER_HOUR,
+    AgreementView,
+    AllocationOffer,
+    Choice,
+    ImageOffer,
+    SizeOffer,
+    StartOptions,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+    from allocations.clock import Clock
+    from allocations.db.database import Database
+    from allocations.leases.store import LeaseStore
+    from allocations.ledger.service import Ledger
+    from allocations.lifecycle.models import Allocation
+    from allocations.lifecycle.store import AgreementStore, AllocationStore
+    from allocations.policy.models import Policy, Size
+
+
+class OfferService:
+    """Looks at everything that admission will look at, and promises nothing: admission decides again."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        clock: Clock,
+        policy: Policy,
+        ledger: Ledger,
+        leases: LeaseStore,
+        allocations: AllocationStore,
+        agreements: AgreementStore,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._policy = policy
+        self._ledger = ledger
+        self._leases = leases
+        self._allocations = allocations
+        self._agreements = agreements
+
+    def start_options(self, person: str, *, is_server: bool = True) -> StartOptions:
+        """Return every choice of a person, for a server or for a batch run."""
+        now_ms = self._clock.now_ms()
+        agreement = self._policy.agreement
+        with self._database.read() as connection:
+            accepted = self._agreements.accepted_at_ms(connection, person, agreement.version) is not None
+            offers = [
+                self._offer(connection, allocation, person, now_ms, is_server=is_server)
+                for allocation, _role in self._allocations.of_person(connection, person)
+            ]
+        images = [
+            ImageOffer(name=image.name, title=image.title, description=image.description, default=image.default)
+            for image in self._policy.images
+        ]
+        return StartOptions(
+            person=person,
+            agreement=AgreementView(
+                version=agreement.version, title=agreement.title, accepted=accepted, url=AGREEMENT_URL
+            ),
+            allocations=offers,
+            images=images,
+            default=self._default(offers) if accepted else None,
+        )
+
+    def _offer(
+        self, connection: Connection, allocation: Allocation, person: str, now_ms: int, *, is_server: bool
+    ) -> AllocationOffer:
+        path = self._ledger.path(connection, allocation.id)
+        nodes = [self._allocations.get(connection, node) for node in path]
+        root = nodes[0]
+        assert root is not None  # a path consists of rows that exist
+        balance = self._ledger.balance(connection, allocation.id)
+        reason = None
+        try:
+            for node in nodes:
+                assert node is not None  # as above
+                require_usable(node, now_ms)
+        except AllocationsError as error:
+            reason = error.detail
+        available = max(0, self._ledger.available(connection, path))
+        in_use = self._leases.in_use(connection, allocation.root_id, person)
+        limits = limits_of(self._policy, root)
+        prices = self._policy.prices_at(datetime.fromtimestamp(now_ms / MS_PER_SECOND, tz=UTC))
+
+        def offer_size(size: Size) -> SizeOffer:
+            rate = prices.microcredits_per_second(size)
+            why_not = reason
+            try:
+                if why_not is None:
+                    require_size(limits, size)
+                    require_room(limits, size, in_use, is_server=is_server)
+            except AllocationsError as error:
+                why_not = error.detail
+            if why_not is None and is_server and available < rate * self._policy.leases.quantum_seconds:
+                minutes = self._policy.leases.quantum_seconds // 60
+                why_not = f"The balance does not buy the first {minutes} minutes."
+            return SizeOffer(
+                name=size.name,
+                title=size.title,
+                cores=size.cores,
+                memory_gib=size.memory_gib,
+                gpus=size.gpus,
+                gpu_type=size.gpu_type,
+                microcredits_per_hour=rate * SECONDS_PER_HOUR,
+                hours_available=round(available / (rate * SECONDS_PER_HOUR), 2),
+                usable=why_not is None,
+                reason=why_not,
+            )
+
+        sizes = [offer_size(size) for size in self._policy.sizes]
+        return AllocationOffer(
+            id=allocation.id,
+            name=allocation.name,
+            tier=allocation.tier,
+            tier_title=limits.tier_title,
+            state=allocation.state,
+            limit_microcredits=balance.limit,
+            held_microcredits=balance.held,
+            posted_microcredits=balance.posted,
+            available_microcredits=available,
+            ends_at=to_rfc3339(allocation.ends_at_ms),
+            usable=any(size.usable for size in sizes),
+            reason=reason,
+            sizes=sizes,
+        )
+
+    def _default(self, offers: Sequence[AllocationOffer]) -> Choice | None:
+        for offer in offers:
+            for size in offer.sizes:
+                if size.usable:
+                    return Choice(allocation=offer.id, size=size.name, image=self._policy.default_image.name)
+        return None

@@ -1,0 +1,169 @@
+"""Stores leases and holds; decides nothing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import case, func, insert, select, update
+
+from allocations.db import schema
+from allocations.leases.models import Hold, Lease, LeaseKind, LeaseState
+from allocations.leases.rules import InUse
+from allocations.ledger.models import Unit
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import Connection, Row
+
+_OPEN = schema.leases.c.state == LeaseState.OPEN
+
+
+def _lease(row: Row[Any]) -> Lease:
+    fields = dict(row._mapping)  # noqa: SLF001  # SQLAlchemy's public name for a row as a mapping
+    fields["kind"] = LeaseKind(fields["kind"])
+    fields["state"] = LeaseState(fields["state"])
+    return Lease(**fields)
+
+
+class LeaseStore:
+    """Leases and the holds that tile them."""
+
+    def add(self, connection: Connection, lease: Lease) -> None:
+        """Insert a lease."""
+        connection.execute(insert(schema.leases), asdict(lease))
+
+    def add_holds(self, connection: Connection, holds: Iterable[Hold]) -> None:
+        """Insert open holds."""
+        connection.execute(
+            insert(schema.holds), [{**asdict(hold), "charged": 0, "state": LeaseState.OPEN} for hold in holds]
+        )
+
+    def get(self, connection: Connection, lease_id: str, *, lock: bool = False) -> Lease | None:
+        """Return a lease, locked against other writers when asked, or None."""
+        query = select(schema.leases).where(schema.leases.c.id == lease_id)
+        row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+        return _lease(row) if row else None
+
+    def change(self, connection: Connection, lease_id: str, **values: object) -> None:
+        """Set columns of a lease."""
+        connection.execute(update(schema.leases).where(schema.leases.c.id == lease_id).values(**values))
+
+    def mark_seen(self, connection: Connection, lease_ids: Iterable[str], at_ms: int) -> None:
+        """Note that the servers of leases were seen running."""
+        connection.execute(
+            update(schema.leases)
+            .where(schema.leases.c.id.in_(list(lease_ids)), _OPEN)
+            .values(seen_at_ms=at_ms, missing_since_ms=None)
+        )
+
+    def open_holds(self, connection: Connection, lease_id: str) -> list[Hold]:
+        """Return the holds of a lease that have not ended, one for each unit."""
+        rows = connection.execute(
+            select(schema.holds).where(schema.holds.c.lease_id == lease_id, schema.holds.c.state == LeaseState.OPEN)
+        )
+        return [
+            Hold(
+                row.lease_id,
+                row.sequence,
+                Unit(row.unit),
+                row.per_second,
+                row.from_second,
+                row.to_second,
+                row.amount,
+            )
+            for row in rows
+        ]
+
+    def end_hold(self, connection: Connection, hold: Hold, state: LeaseState, charged: int) -> None:
+        """Mark a hold as ended, once: the row must still be open."""
+        ended = connection.execute(
+            update(schema.holds)
+            .where(
+                schema.holds.c.lease_id == hold.lease_id,
+                schema.holds.c.sequence == hold.sequence,
+                schema.holds.c.unit == hold.unit,
+                schema.holds.c.state == LeaseState.OPEN,
+            )
+            .values(state=state, charged=charged)
+        )
+        assert ended.rowcount == 1, "a hold ends once"
+
+    def lower_charges(self, connection: Connection, lease_id: str, unit: Unit, ran: int) -> None:
+        """Lower what the lease's holds were charged to what is due for `ran` seconds."""
+        rows = connection.execute(
+            select(schema.holds).where(
+                schema.holds.c.lease_id == lease_id,
+                schema.holds.c.unit == unit,
+                schema.holds.c.from_second + schema.holds.c.charged // schema.holds.c.per_second > ran,
+                schema.holds.c.charged > 0,
+            )
+        ).all()
+        for row in rows:
+            connection.execute(
+                update(schema.holds)
+                .where(
+                    schema.holds.c.lease_id == lease_id,
+                    schema.holds.c.unit == unit,
+                    schema.holds.c.sequence == row.sequence,
+                )
+                .values(charged=row.per_second * max(0, ran - row.from_second))
+            )
+
+    def in_use(self, connection: Connection, root_id: str, person: str) -> InUse:
+        """Count what is open on a tree of allocations."""
+        leases = schema.leases.c
+        own_server = (leases.person == person) & (leases.kind == LeaseKind.INTERACTIVE)
+        row = connection.execute(
+            select(
+                func.coalesce(func.sum(case((own_server, 1), else_=0)), 0),
+                func.coalesce(func.sum(leases.cores), 0),
+                func.coalesce(func.sum(leases.gpus), 0),
+            ).where(leases.root_id == root_id, _OPEN)
+        ).one()
+        return InUse(int(row[0]), int(row[1]), int(row[2]))
+
+    def open_leases(
+        self, connection: Connection, *, person: str | None = None, kind: LeaseKind | None = None
+    ) -> list[Lease]:
+        """Return open leases, oldest first."""
+        query = select(schema.leases).where(_OPEN).order_by(schema.leases.c.acquired_at_ms)
+        if person is not None:
+            query = query.where(schema.leases.c.person == person)
+        if kind is not None:
+            query = query.where(schema.leases.c.kind == kind)
+        return [_lease(row) for row in connection.execute(query)]
+
+    def open_on(self, connection: Connection, allocation_ids: Iterable[str]) -> list[Lease]:
+        """Return the open leases on allocations, oldest first."""
+        query = (
+            select(schema.leases)
+            .where(_OPEN, schema.leases.c.allocation_id.in_(list(allocation_ids)))
+            .order_by(schema.leases.c.acquired_at_ms)
+        )
+        return [_lease(row) for row in connection.execute(query)]
+
+    def of_person(self, connection: Connection, person: str, limit: int) -> list[Lease]:
+        """Return a person's leases, newest first."""
+        query = (
+            select(schema.leases)
+            .where(schema.leases.c.person == person)
+            .order_by(schema.leases.c.acquired_at_ms.desc())
+            .limit(limit)
+        )
+        return [_lease(row) for row in connection.execute(query)]
+
+    def amounts(self, connection: Connection, lease_ids: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """Return (held now, charged so far) in microcredits by lease."""
+        holds = schema.holds.c
+        rows = connection.execute(
+            select(
+                holds.lease_id,
+                func.sum(case((holds.state == LeaseState.OPEN, holds.amount), else_=0)),
+                func.sum(holds.charged),
+            )
+            .where(holds.lease_id.in_(list(lease_ids)), holds.unit == Unit.CREDITS)
+            .group_by(holds.lease_id)
+        )
+        return {row[0]: (int(row[1]), int(row[2])) for row in rows}

@@ -1,0 +1,153 @@
+"""What the API and the pages show of leases and of what may be started; the shapes that others rely on."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from allocations.clock import to_rfc3339
+from allocations.leases.models import Lease, LeaseKind, LeaseState  # pydantic reads them at run time
+
+SECONDS_PER_HOUR = 3600
+
+
+class View(BaseModel):
+    """The base of everything that the API answers with."""
+
+    model_config = ConfigDict(frozen=True)
+
+
+class ResourcesView(View):
+    """What a size gives."""
+
+    cores: int
+    memory_gib: int
+    gpus: int
+    gpu_type: str | None
+
+
+class LeaseView(View):
+    """A lease. Times are RFC 3339 in UTC; amounts are microcredits."""
+
+    id: str
+    allocation: str
+    allocation_name: str
+    person: str
+    kind: LeaseKind
+    size: str
+    image: str
+    server_name: str
+    resources: ResourcesView
+    state: LeaseState
+    final: bool
+    microcredits_per_second: int
+    microcredits_per_hour: int
+    acquired_at: str
+    started_at: str | None
+    ends_at: str
+    latest_end_at: str
+    ended_at: str | None
+    end_reason: str | None
+    held_microcredits: int
+    charged_microcredits: int
+
+    @classmethod
+    def from_lease(cls, lease: Lease, allocation_name: str, held: int, charged: int) -> LeaseView:
+        """Show a lease with its amounts."""
+        return cls(
+            id=lease.id,
+            allocation=lease.allocation_id,
+            allocation_name=allocation_name,
+            person=lease.person,
+            kind=lease.kind,
+            size=lease.size,
+            image=lease.image,
+            server_name=lease.server_name,
+            resources=ResourcesView(
+                cores=lease.cores, memory_gib=lease.memory_gib, gpus=lease.gpus, gpu_type=lease.gpu_type
+            ),
+            state=lease.state,
+            final=lease.final,
+            microcredits_per_second=lease.microcredits_per_second,
+            microcredits_per_hour=lease.microcredits_per_second * SECONDS_PER_HOUR,
+            acquired_at=to_rfc3339(lease.acquired_at_ms),
+            started_at=_time(lease.started_at_ms),
+            ends_at=to_rfc3339(lease.ends_at_ms),
+            latest_end_at=to_rfc3339(lease.latest_end_at_ms),
+            ended_at=_time(lease.ended_at_ms),
+            end_reason=lease.end_reason,
+            held_microcredits=held,
+            charged_microcredits=charged,
+        )
+
+
+def _time(at_ms: int | None) -> str | None:
+    return None if at_ms is None else to_rfc3339(at_ms)
+
+
+class AgreementView(View):
+    """The agreement in force, and whether the person accepted it."""
+
+    version: str
+    title: str
+    accepted: bool
+    url: str
+
+
+class SizeOffer(View):
+    """A size on an allocation: its price, the hours that the balance buys, and why not when it cannot be had."""
+
+    name: str
+    title: str
+    cores: int
+    memory_gib: int
+    gpus: int
+    gpu_type: str | None
+    microcredits_per_hour: int
+    hours_available: float
+    usable: bool
+    reason: str | None
+
+
+class AllocationOffer(View):
+    """An allocation that the person is a member of, with every size."""
+
+    id: str
+    name: str
+    tier: str
+    tier_title: str
+    state: str
+    limit_microcredits: int
+    held_microcredits: int
+    posted_microcredits: int
+    available_microcredits: int
+    ends_at: str
+    usable: bool
+    reason: str | None
+    sizes: list[SizeOffer]
+
+
+class ImageOffer(View):
+    """An image of the catalogue."""
+
+    name: str
+    title: str
+    description: str
+    default: bool
+
+
+class Choice(View):
+    """What is started when a person does not choose."""
+
+    allocation: str
+    size: str
+    image: str
+
+
+class StartOptions(View):
+    """Everything that the start page offers to a person."""
+
+    person: str
+    agreement: AgreementView
+    allocations: list[AllocationOffer]
+    images: list[ImageOffer]
+    default: Choice | None

@@ -1,0 +1,165 @@
+"""Allocations, members, requests and what may happen to them: states, and transitions as data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from allocations.policy.models import AtOnce, PolicyModel, Shape
+
+
+class AllocationState(StrEnum):
+    """Where an allocation is in its life."""
+
+    PENDING = "pending"
+    ACTIVE = "active"
+    EXPIRING = "expiring"
+    GRACE = "grace"
+    SUSPENDED = "suspended"
+    ARCHIVED = "archived"
+    CLOSED = "closed"
+
+
+USABLE_STATES = frozenset({AllocationState.ACTIVE, AllocationState.EXPIRING})
+
+
+class MemberRole(StrEnum):
+    """What a member may do: everybody may spend; leads and managers also divide and invite."""
+
+    LEAD = "lead"
+    MANAGER = "manager"
+    MEMBER = "member"
+
+
+MANAGING_ROLES = frozenset({MemberRole.LEAD, MemberRole.MANAGER})
+
+
+class Award(PolicyModel):
+    """What a single allocation was awarded beyond its tier; what is None is as the tier says."""
+
+    largest: tuple[Shape, ...] | None = None
+    at_once: AtOnce | None = None
+    instalments_released: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation:
+    """An allocation: a node of a tree, with its own limits and members."""
+
+    id: str
+    parent_id: str | None
+    root_id: str
+    depth: int
+    name: str
+    tier: str
+    state: AllocationState
+    guaranteed: bool
+    award: Award
+    starts_at_ms: int
+    ends_at_ms: int
+    refilled_at_ms: int | None
+    policy_version: str
+    created_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A person's place in an allocation."""
+
+    allocation_id: str
+    person: str
+    role: MemberRole
+    joined_at_ms: int
+
+
+class RequestState(StrEnum):
+    """Where a request is on its way to a decision."""
+
+    DRAFT = "draft"
+    SUBMITTED = "submitted"
+    IN_REVIEW = "in review"
+    REVISION_REQUESTED = "revision requested"
+    APPROVED = "approved"
+    DECLINED = "declined"
+    WITHDRAWN = "withdrawn"
+
+
+class RequestAction(StrEnum):
+    """What a person does to a request."""
+
+    SUBMIT = "submit"
+    WITHDRAW = "withdraw"
+    REVIEW = "review"
+    REQUEST_REVISION = "request-revision"
+    APPROVE = "approve"
+    DECLINE = "decline"
+
+
+class RequestKind(StrEnum):
+    """What is asked for."""
+
+    NEW = "new"
+    INSTALMENT = "instalment"
+
+
+class Party(StrEnum):
+    """In which part a person acts on a request."""
+
+    APPLICANT = "applicant"
+    REVIEWER = "reviewer"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestTransition:
+    """From which states, by whom, an action leads where."""
+
+    sources: frozenset[RequestState]
+    party: Party
+    target: RequestState
+
+
+_OPEN = frozenset({RequestState.SUBMITTED, RequestState.IN_REVIEW})
+
+REQUEST_TRANSITIONS: dict[RequestAction, RequestTransition] = {
+    RequestAction.SUBMIT: RequestTransition(
+        frozenset({RequestState.DRAFT, RequestState.REVISION_REQUESTED}),
+        Party.APPLICANT,
+        RequestState.SUBMITTED,
+    ),
+    RequestAction.WITHDRAW: RequestTransition(
+        _OPEN | {RequestState.DRAFT, RequestState.REVISION_REQUESTED}, Party.APPLICANT, RequestState.WITHDRAWN
+    ),
+    RequestAction.REVIEW: RequestTransition(_OPEN, Party.REVIEWER, RequestState.IN_REVIEW),
+    RequestAction.REQUEST_REVISION: RequestTransition(_OPEN, Party.REVIEWER, RequestState.REVISION_REQUESTED),
+    RequestAction.APPROVE: RequestTransition(_OPEN, Party.REVIEWER, RequestState.APPROVED),
+    RequestAction.DECLINE: RequestTransition(_OPEN, Party.REVIEWER, RequestState.DECLINED),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request for an allocation, or for the next instalment of one. `credits` is in whole credits."""
+
+    id: str
+    kind: RequestKind
+    applicant: str
+    tier: str
+    title: str
+    justification: str
+    credits: int
+    state: RequestState
+    allocation_id: str | None
+    created_at_ms: int
+    updated_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """One reviewer's word on a request; a panel's carry a score from 1 to 5."""
+
+    request_id: str
+    reviewer: str
+    score: int | None
+    conflict: bool
+    comment: str
+    at_ms: int

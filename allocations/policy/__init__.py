@@ -1,0 +1,1 @@
+"""The observatory's policy: tiers, prices, sizes, images and the agreement, read from `policies/` and checked."""

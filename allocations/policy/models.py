@@ -1,0 +1,260 @@
+"""What the policy files may say: pydantic models, immutable, unknown keys refused; their JSON Schema is published."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MICROCREDITS = 1_000_000
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$", description="Lower-case name, stable for ever")]
+Title = Annotated[str, Field(min_length=1, max_length=60)]
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+
+
+class PolicyModel(BaseModel):
+    """The base of every policy model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Shape(PolicyModel):
+    """The largest server of a tier or award: a size fits when each of its resources fits."""
+
+    cores: PositiveInt
+    memory_gib: PositiveInt
+    gpus: NonNegativeInt = 0
+
+
+class Size(PolicyModel):
+    """A size of server or run that people choose."""
+
+    name: Name
+    title: Title
+    cores: PositiveInt
+    memory_gib: PositiveInt
+    gpus: NonNegativeInt = 0
+    gpu_type: str | None = None
+
+    @model_validator(mode="after")
+    def _gpu_type_goes_with_gpus(self) -> Size:
+        if (self.gpus > 0) != (self.gpu_type is not None):
+            raise ValueError("gpus and gpu_type go together: give both or neither")
+        return self
+
+    def fits(self, shapes: tuple[Shape, ...]) -> bool:
+        """Say whether at least one of the shapes holds this size."""
+        return any(
+            self.cores <= shape.cores and self.memory_gib <= shape.memory_gib and self.gpus <= shape.gpus
+            for shape in shapes
+        )
+
+    def describe(self) -> str:
+        """Say the size in words: `2 cores, 16 GiB`."""
+        gpus = f", {self.gpus} {(self.gpu_type or '').upper()} GPU" if self.gpus else ""
+        return f"{self.cores} core{'s' if self.cores > 1 else ''}, {self.memory_gib} GiB{gpus}"
+
+
+class Image(PolicyModel):
+    """An image of the catalogue."""
+
+    name: Name
+    title: Title
+    description: str = ""
+    default: bool = False
+
+
+class Refill(PolicyModel):
+    """A daily addition to the budget, while what is available is below the cap."""
+
+    credits_per_day: PositiveInt
+    cap_credits: PositiveInt
+
+
+class Budget(PolicyModel):
+    """Credits of a tier, and the parts in which they are released."""
+
+    credits: PositiveInt
+    instalments: tuple[PositiveInt, ...]
+    refill: Refill | None = None
+
+    @model_validator(mode="after")
+    def _instalments_make_the_budget(self) -> Budget:
+        if sum(self.instalments) != self.credits:
+            raise ValueError(f"instalments add up to {sum(self.instalments)}, not to credits ({self.credits})")
+        return self
+
+
+class AtOnce(PolicyModel):
+    """What may run at the same time: servers for each person, cores and GPUs over the whole allocation."""
+
+    servers_per_person: PositiveInt
+    cores: PositiveInt
+    gpus: NonNegativeInt
+
+
+class Tier(PolicyModel):
+    """A tier: who gets it, what it holds, how long it lasts."""
+
+    name: Name
+    title: Title
+    summary: str
+    review: Literal["none", "one", "panel"]
+    panel_reviewers_min: Annotated[int, Field(ge=2)] = 2
+    people_max: PositiveInt | None
+    sub_allocations: bool
+    overcommit_ratio_percent: Annotated[int, Field(ge=100)] = 100
+    budget: Budget
+    largest: Annotated[tuple[Shape, ...], Field(min_length=1)]
+    at_once: AtOnce
+    term_days: PositiveInt
+    renewal_opens_days: NonNegativeInt
+    grace_days: NonNegativeInt
+    archive_after_days: PositiveInt
+    idle_seconds: PositiveInt
+    longest_session_seconds: PositiveInt
+
+
+class PriceList(PolicyModel):
+    """Prices from a date of effect (UTC), in whole microcredits."""
+
+    effective: datetime
+    microcredits_per_core_second: NonNegativeInt
+    microcredits_per_gib_second: NonNegativeInt
+    microcredits_per_gpu_second: dict[str, NonNegativeInt] = {}
+
+    @model_validator(mode="after")
+    def _effective_has_a_zone(self) -> PriceList:
+        if self.effective.tzinfo is None:
+            raise ValueError("effective needs a time zone: write for example 2026-01-01T00:00:00Z")
+        return self
+
+    def microcredits_per_second(self, size: Size) -> int:
+        """Price a size: microcredits for one second of it."""
+        gpu = self.microcredits_per_gpu_second[size.gpu_type] * size.gpus if size.gpu_type else 0
+        return self.microcredits_per_core_second * size.cores + self.microcredits_per_gib_second * size.memory_gib + gpu
+
+
+class LeaseRules(PolicyModel):
+    """How interactive servers hold ahead and are renewed."""
+
+    quantum_seconds: PositiveInt
+    renew_before_end_seconds: PositiveInt
+    stop_grace_seconds: PositiveInt
+    reconcile_seconds: PositiveInt
+
+    @model_validator(mode="after")
+    def _renewal_falls_within_the_quantum(self) -> LeaseRules:
+        if self.renew_before_end_seconds >= self.quantum_seconds:
+            raise ValueError("renew_before_end_seconds must be less than quantum_seconds")
+        return self
+
+
+class RunRules(PolicyModel):
+    """Batch runs: their maximum time, and how often the platform tries."""
+
+    default_max_seconds: PositiveInt
+    longest_seconds: PositiveInt
+    attempts: PositiveInt
+    notebook_max_bytes: PositiveInt
+
+
+class Agreement(PolicyModel):
+    """The user agreement in force: Markdown, accepted once for each version."""
+
+    version: Annotated[str, Field(min_length=1, max_length=40)]
+    title: Title
+    text: str
+
+
+class Policy(PolicyModel):
+    """Everything the policy files say, checked as a whole."""
+
+    tiers: Annotated[tuple[Tier, ...], Field(min_length=1)]
+    sizes: Annotated[tuple[Size, ...], Field(min_length=1)]
+    prices: Annotated[tuple[PriceList, ...], Field(min_length=1)]
+    images: Annotated[tuple[Image, ...], Field(min_length=1)]
+    leases: LeaseRules
+    runs: RunRules
+    agreement: Agreement
+    version: Annotated[str, Field(description="Digest of the files, kept with every decision")] = ""
+
+    @model_validator(mode="after")
+    def _the_parts_fit_together(self) -> Policy:
+        for what, names in (
+            ("tiers", [tier.name for tier in self.tiers]),
+            ("sizes", [size.name for size in self.sizes]),
+            ("images", [image.name for image in self.images]),
+        ):
+            twice = {name for name in names if names.count(name) > 1}
+            if twice:
+                raise ValueError(f"{what}: the name {sorted(twice)[0]!r} stands more than once")
+        if [image.default for image in self.images].count(True) != 1:
+            raise ValueError("images: exactly one must have default: true")
+        if [tier.review for tier in self.tiers].count("none") != 1:
+            raise ValueError("tiers: exactly one must have review: none (the one that everybody gets)")
+        for tier in self.tiers:
+            if not any(size.fits(tier.largest) for size in self.sizes):
+                raise ValueError(f"tiers: no size fits within largest of tier {tier.name!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _every_size_has_a_price(self) -> Policy:
+        effective = [prices.effective for prices in self.prices]
+        if effective != sorted(set(effective)):
+            raise ValueError("prices: dates of effect must rise from one list to the next")
+        for prices in self.prices:
+            for size in self.sizes:
+                if size.gpu_type and size.gpu_type not in prices.microcredits_per_gpu_second:
+                    raise ValueError(
+                        f"prices of {prices.effective:%Y-%m-%d}: no microcredits_per_gpu_second for "
+                        f"{size.gpu_type!r}, which size {size.name!r} uses"
+                    )
+                if prices.microcredits_per_second(size) == 0:
+                    raise ValueError(f"prices of {prices.effective:%Y-%m-%d}: size {size.name!r} costs nothing")
+        for tier in self.tiers:
+            if not any(size.fits(tier.largest) for size in self.sizes):
+                raise ValueError(f"tiers: no size fits within largest of tier {tier.name!r}")
+        return self
+
+    def tier(self, name: str) -> Tier:
+        """Return the tier; KeyError when the policy has none of that name."""
+        return _named(self.tiers, name)
+
+    def size(self, name: str) -> Size:
+        """Return the size; KeyError when the policy has none of that name."""
+        return _named(self.sizes, name)
+
+    def image(self, name: str) -> Image:
+        """Return the image; KeyError when the policy has none of that name."""
+        return _named(self.images, name)
+
+    @property
+    def entry_tier(self) -> Tier:
+        """The tier that everybody gets with the agreement."""
+        return next(tier for tier in self.tiers if tier.review == "none")
+
+    @property
+    def default_image(self) -> Image:
+        """The image started when none is chosen."""
+        return next(image for image in self.images if image.default)
+
+    def prices_at(self, moment: datetime) -> PriceList:
+        """Return the prices in force at a moment; ValueError before the first date of effect."""
+        in_force = [prices for prices in self.prices if prices.effective <= moment]
+        if not in_force:
+            raise ValueError(f"no prices are in force on {moment:%Y-%m-%d}")
+        return in_force[-1]
+
+
+Named = TypeVar("Named", Tier, Size, Image)
+
+
+def _named(items: tuple[Named, ...], name: str) -> Named:
+    for item in items:
+        if item.name == name:
+            return item
+    raise KeyError(name)

@@ -1,0 +1,363 @@
+"""Reads what the pages and the API show: overviews, an allocation with its tree, the journal, the audit log."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from allocations.clock import to_rfc3339
+from allocations.db.schema import journal, leases
+from allocations.errors import NotFoundError, UnknownAllocationError
+from allocations.leases.models import LeaseKind
+from allocations.leases.views import LeaseView, View
+from allocations.ledger.models import Account
+from allocations.lifecycle.models import MANAGING_ROLES, Member, MemberRole, Request, RequestState, Review
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Connection
+
+    from allocations.clock import Clock
+    from allocations.db.database import Database
+    from allocations.leases.service import LeaseService
+    from allocations.leases.store import LeaseStore
+    from allocations.ledger.service import Ledger
+    from allocations.lifecycle.allocations import Actor
+    from allocations.lifecycle.models import Allocation
+    from allocations.lifecycle.store import AllocationStore, AuditStore, RequestStore
+    from allocations.policy.models import Policy
+
+JOURNAL_PAGE = 50
+AUDIT_PAGE = 100
+
+
+class AllocationView(View):
+    """An allocation with its balance; amounts are microcredits."""
+
+    id: str
+    parent: str | None
+    depth: int
+    name: str
+    tier: str
+    tier_title: str
+    state: str
+    guaranteed: bool
+    role: str | None
+    starts_at: str
+    ends_at: str
+    limit_microcredits: int
+    held_microcredits: int
+    posted_microcredits: int
+    available_microcredits: int
+    instalments_released: int
+    instalments: int
+
+
+class MemberView(View):
+    """A person's place in an allocation."""
+
+    person: str
+    role: str
+    joined_at: str
+
+
+class JournalEntryView(View):
+    """A charge (or refund) with its physical quantities."""
+
+    id: int
+    at: str
+    kind: str
+    allocation: str
+    allocation_name: str
+    lease: str | None
+    person: str | None
+    lease_kind: str | None
+    size: str | None
+    unit: str
+    amount: int
+    quantities: dict[str, int]
+
+
+class AllocationDetail(View):
+    """An allocation, its subtree, members, what runs on it and its latest charges."""
+
+    allocation: AllocationView
+    tree: list[AllocationView]
+    members: list[MemberView]
+    leases: list[LeaseView]
+    charges: list[JournalEntryView]
+    may_manage: bool
+
+
+class ReviewView(View):
+    """A reviewer's word."""
+
+    reviewer: str
+    score: int | None
+    conflict: bool
+    comment: str
+    at: str
+
+    @classmethod
+    def from_review(cls, review: Review) -> ReviewView:
+        """Show a review."""
+        return cls(
+            reviewer=review.reviewer,
+            score=review.score,
+            conflict=review.conflict,
+            comment=review.comment,
+            at=to_rfc3339(review.at_ms),
+        )
+
+
+class RequestView(View):
+    """A request with its reviews."""
+
+    id: str
+    kind: str
+    applicant: str
+    tier: str
+    title: str
+    justification: str
+    credits: int
+    state: RequestState
+    allocation: str | None
+    created_at: str
+    updated_at: str
+    reviews: list[ReviewView]
+
+    @classmethod
+    def from_request(cls, request: Request, reviews: Iterable[Review]) -> RequestView:
+        """Show a request."""
+        return cls(
+            id=request.id,
+            kind=request.kind,
+            applicant=request.applicant,
+            tier=request.tier,
+            title=request.title,
+            justification=request.justification,
+            credits=request.credits,
+            state=request.state,
+            allocation=request.allocation_id,
+            created_at=to_rfc3339(request.created_at_ms),
+            updated_at=to_rfc3339(request.updated_at_ms),
+            reviews=[ReviewView.from_review(review) for review in reviews],
+        )
+
+
+class AuditEntryView(View):
+    """An entry of the audit log."""
+
+    id: int
+    at: str
+    actor: str
+    action: str
+    subject: str
+    why: str
+    details: dict[str, Any]
+    policy_version: str
+
+
+class Overview(View):
+    """A person's home page."""
+
+    allocations: list[AllocationView]
+    servers: list[LeaseView]
+    charges: list[JournalEntryView]
+
+
+class ReportService:
+    """Reads, each answer from one consistent view of the database."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        clock: Clock,
+        policy: Policy,
+        ledger: Ledger,
+        leases: LeaseService,
+        lease_store: LeaseStore,
+        allocations: AllocationStore,
+        requests: RequestStore,
+        audit: AuditStore,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._policy = policy
+        self._ledger = ledger
+        self._leases = leases
+        self._lease_store = lease_store
+        self._allocations = allocations
+        self._requests = requests
+        self._audit = audit
+
+    def overview(self, person: str) -> Overview:
+        """Return what a person's home page shows: allocations, running servers, latest charges."""
+        with self._database.read() as connection:
+            own = self._allocations.of_person(connection, person)
+            views = [self._allocation_view(connection, allocation, role) for allocation, role in own]
+            servers = self._lease_store.open_leases(connection, person=person, kind=LeaseKind.INTERACTIVE)
+            return Overview(
+                allocations=views,
+                servers=self._leases.views(connection, servers),
+                charges=self._charges(connection, [view.id for view in views], person=person),
+            )
+
+    def allocations_of(self, person: str) -> list[AllocationView]:
+        """Return the allocations that a person is a member of."""
+        with self._database.read() as connection:
+            return [
+                self._allocation_view(connection, allocation, role)
+                for allocation, role in self._allocations.of_person(connection, person)
+            ]
+
+    def all_allocations(self) -> list[AllocationView]:
+        """Return every allocation, for administrators."""
+        with self._database.read() as connection:
+            return [
+                self._allocation_view(connection, allocation, None) for allocation in self._allocations.all(connection)
+            ]
+
+    def allocation(self, actor: Actor, allocation_id: str) -> AllocationDetail:
+        """Return an allocation that the person belongs to (here or above), or any one for an administrator.
+
+        Members see what they themselves run and were charged; leads and managers see everybody's.
+        """
+        with self._database.read() as connection:
+            found = self._allocations.get(connection, allocation_id)
+            path = self._ledger.path(connection, allocation_id) if found else []
+            roles = self._allocations.roles_along(connection, path, actor.name)
+            if found is None or not (roles or actor.admin):
+                raise UnknownAllocationError(
+                    f"There is no allocation {allocation_id!r}.", "Choose one of your own allocations."
+                )
+            may_manage = actor.admin or bool(roles & MANAGING_ROLES)
+            subtree = self._allocations.subtree(connection, found)
+            ids = [node.id for node in subtree]
+            running = self._lease_store.open_on(connection, ids)
+            if not may_manage:
+                running = [lease for lease in running if lease.person == actor.name]
+            own = self._allocations.member(connection, allocation_id, actor.name)
+            return AllocationDetail(
+                allocation=self._allocation_view(connection, found, own.role if own else None),
+                tree=[self._allocation_view(connection, node, None) for node in subtree],
+                members=[_member_view(member) for member in self._allocations.members(connection, [found.id])],
+                leases=self._leases.views(connection, running),
+                charges=self._charges(connection, ids, person=None if may_manage else actor.name),
+                may_manage=may_manage,
+            )
+
+    def requests_of(self, person: str) -> list[RequestView]:
+        """Return a person's requests, newest first."""
+        with self._database.read() as connection:
+            return [
+                self._request_view(connection, request) for request in self._requests.of_applicant(connection, person)
+            ]
+
+    def request_queue(self) -> list[RequestView]:
+        """Return what waits for a reviewer, oldest first."""
+        with self._database.read() as connection:
+            return [self._request_view(connection, request) for request in self._requests.queue(connection)]
+
+    def request(self, actor: Actor, request_id: str) -> RequestView:
+        """Return a request to its applicant, a reviewer or an administrator."""
+        with self._database.read() as connection:
+            request = self._requests.get(connection, request_id)
+            if request is None or not (actor.name == request.applicant or actor.reviewer or actor.admin):
+                raise NotFoundError(f"There is no request {request_id!r}.", "Look it up in the list of requests.")
+            return self._request_view(connection, request)
+
+    def audit_log(self, *, before_id: int | None = None, subject: str | None = None) -> list[AuditEntryView]:
+        """Return a page of the audit log, newest first."""
+        with self._database.read() as connection:
+            return [
+                AuditEntryView(
+                    id=row.id,
+                    at=to_rfc3339(row.at_ms),
+                    actor=row.actor,
+                    action=row.action,
+                    subject=row.subject,
+                    why=row.why,
+                    details=json.loads(row.details),
+                    policy_version=row.policy_version,
+                )
+                for row in self._audit.entries(connection, limit=AUDIT_PAGE, before_id=before_id, subject=subject)
+            ]
+
+    # ------------------------------------------------------------------ inside
+
+    def _allocation_view(
+        self, connection: Connection, allocation: Allocation, role: MemberRole | None
+    ) -> AllocationView:
+        balance = self._ledger.balance(connection, allocation.id)
+        path = self._ledger.path(connection, allocation.id)
+        tier = self._policy.tier(allocation.tier)
+        return AllocationView(
+            id=allocation.id,
+            parent=allocation.parent_id,
+            depth=allocation.depth,
+            name=allocation.name,
+            tier=allocation.tier,
+            tier_title=tier.title,
+            state=allocation.state,
+            guaranteed=allocation.guaranteed,
+            role=role,
+            starts_at=to_rfc3339(allocation.starts_at_ms),
+            ends_at=to_rfc3339(allocation.ends_at_ms),
+            limit_microcredits=balance.limit,
+            held_microcredits=balance.held,
+            posted_microcredits=balance.posted,
+            available_microcredits=max(0, self._ledger.available(connection, path)),
+            instalments_released=allocation.award.instalments_released,
+            instalments=len(tier.budget.instalments),
+        )
+
+    def _charges(
+        self, connection: Connection, allocation_ids: Sequence[str], person: str | None
+    ) -> list[JournalEntryView]:
+        charged = (journal.c.debit == Account.POSTED) | (journal.c.credit == Account.POSTED)
+        query = (
+            select(journal, leases.c.person, leases.c.kind.label("lease_kind"), leases.c.size)
+            .join(leases, leases.c.id == journal.c.lease_id)
+            .where(charged, journal.c.allocation_id.in_(list(allocation_ids)))
+            .order_by(journal.c.id.desc())
+            .limit(JOURNAL_PAGE)
+        )
+        if person is not None:
+            query = query.where(leases.c.person == person)
+        names: dict[str, str] = {}
+        entries = []
+        for row in connection.execute(query):
+            if row.allocation_id not in names:
+                allocation = self._allocations.get(connection, row.allocation_id)
+                names[row.allocation_id] = allocation.name if allocation else ""
+            sign = 1 if row.credit == Account.POSTED else -1
+            quantities = json.loads(row.quantities) if row.quantities else {}
+            entries.append(
+                JournalEntryView(
+                    id=row.id,
+                    at=to_rfc3339(row.at_ms),
+                    kind=row.kind,
+                    allocation=row.allocation_id,
+                    allocation_name=names[row.allocation_id],
+                    lease=row.lease_id,
+                    person=row.person,
+                    lease_kind=row.lease_kind,
+                    size=row.size,
+                    unit=row.unit,
+                    amount=sign * row.amount,
+                    quantities={name: sign * value for name, value in quantities.items()},
+                )
+            )
+        return entries
+
+    def _request_view(self, connection: Connection, request: Request) -> RequestView:
+        return RequestView.from_request(request, self._requests.reviews(connection, request.id))
+
+
+def _member_view(member: Member) -> MemberView:
+    return MemberView(person=member.person, role=member.role, joined_at=to_rfc3339(member.joined_at_ms))

@@ -1,0 +1,132 @@
+"""A batch run: a notebook, its parameters, where it is, and how it ended."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from allocations.clock import to_rfc3339
+from allocations.leases.views import ResourcesView, View
+
+
+class RunState(StrEnum):
+    """Where a run is in its life."""
+
+    QUEUED = "queued"
+    ADMITTED = "admitted"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed_out"
+
+
+ACTIVE_STATES = frozenset({RunState.ADMITTED, RunState.RUNNING})
+ENDED_STATES = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.TIMED_OUT})
+
+
+class Outcome(StrEnum):
+    """What the batch process reports of a run that has ended. Lost: a fault of the platform, not of the notebook."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+
+class RunError(View):
+    """What went wrong, and in which cell (counted from 1)."""
+
+    cell: int | None = None
+    name: str
+    message: str
+    traceback: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as stored. `parameters` and `error` are JSON."""
+
+    id: str
+    person: str
+    allocation_id: str
+    name: str
+    size: str
+    image: str
+    parameters: str
+    max_seconds: int
+    state: RunState
+    waiting_reason: str | None
+    cancel_requested: bool
+    attempt: int
+    executor: str | None
+    lease_id: str | None
+    cells_done: int
+    cells_total: int
+    current_cell: int | None
+    error: str | None
+    submitted_at_ms: int
+    started_at_ms: int | None
+    ended_at_ms: int | None
+
+
+class RunView(View):
+    """A run as the API and the pages show it."""
+
+    id: str
+    person: str
+    allocation: str
+    allocation_name: str
+    name: str
+    size: str
+    image: str
+    resources: ResourcesView
+    parameters: dict[str, Any]
+    max_seconds: int
+    state: RunState
+    waiting_reason: str | None
+    cancel_requested: bool
+    attempt: int
+    lease: str | None
+    cells_done: int
+    cells_total: int
+    current_cell: int | None
+    error: RunError | None
+    submitted_at: str
+    started_at: str | None
+    ended_at: str | None
+    held_microcredits: int
+    charged_microcredits: int
+
+    @classmethod
+    def from_run(cls, run: Run, allocation_name: str, resources: ResourcesView, amounts: tuple[int, int]) -> RunView:
+        """Show a run with its resources and the (held, charged) amounts of its lease."""
+        return cls(
+            id=run.id,
+            person=run.person,
+            allocation=run.allocation_id,
+            allocation_name=allocation_name,
+            name=run.name,
+            size=run.size,
+            image=run.image,
+            resources=resources,
+            parameters=json.loads(run.parameters),
+            max_seconds=run.max_seconds,
+            state=run.state,
+            waiting_reason=run.waiting_reason,
+            cancel_requested=run.cancel_requested,
+            attempt=run.attempt,
+            lease=run.lease_id,
+            cells_done=run.cells_done,
+            cells_total=run.cells_total,
+            current_cell=run.current_cell,
+            error=RunError.model_validate_json(run.error) if run.error else None,
+            submitted_at=to_rfc3339(run.submitted_at_ms),
+            started_at=None if run.started_at_ms is None else to_rfc3339(run.started_at_ms),
+            ended_at=None if run.ended_at_ms is None else to_rfc3339(run.ended_at_ms),
+            held_microcredits=amounts[0],
+            charged_microcredits=amounts[1],
+        )

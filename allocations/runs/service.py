@@ -1,0 +1,419 @@
+"""Takes runs from people, gives them to the batch process when the ledger admits them, and settles how they end."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any
+
+from allocations.errors import (
+    AllocationsError,
+    AtOnceLimitError,
+    InsufficientBalanceError,
+    InvalidInputError,
+    NotFoundError,
+    UnknownSizeError,
+)
+from allocations.leases.models import EndReason, LeaseKind, LeaseRequest, LeaseState
+from allocations.leases.views import ResourcesView
+from allocations.runs.models import ACTIVE_STATES, ENDED_STATES, Outcome, Run, RunError, RunState, RunView
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Connection
+
+    from allocations.clock import Clock
+    from allocations.db.database import Database
+    from allocations.db.idempotency import IdempotencyKey
+    from allocations.ids import IdFactory
+    from allocations.leases.service import LeaseService
+    from allocations.leases.store import LeaseStore
+    from allocations.lifecycle.store import AllocationStore
+    from allocations.policy.models import Policy
+    from allocations.runs.files import RunFiles
+    from allocations.runs.store import RunStore
+
+# How many queued runs one claim looks at: enough for fairness between allocations, bounded for one transaction.
+CLAIM_WINDOW = 500
+NOTEBOOK_FORMAT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a person submits. `notebook` is the parsed .ipynb, `max_seconds` None for the policy's default."""
+
+    person: str
+    allocation: str
+    size: str
+    name: str
+    notebook: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+    image: str | None = None
+    max_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """What the batch process reports of the end of a run."""
+
+    outcome: Outcome
+    started_at_ms: int | None
+    ended_at_ms: int
+    error: RunError | None = None
+
+
+class RunService:
+    """The life of a run, each step in one transaction with its lease."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        clock: Clock,
+        new_id: IdFactory,
+        policy: Policy,
+        leases: LeaseService,
+        lease_store: LeaseStore,
+        allocations: AllocationStore,
+        runs: RunStore,
+        files: RunFiles,
+    ) -> None:
+        self._database = database
+        self._clock = clock
+        self._new_id = new_id
+        self._policy = policy
+        self._leases = leases
+        self._lease_store = lease_store
+        self._allocations = allocations
+        self._runs = runs
+        self._files = files
+
+    def submit(self, submission: Submission, idempotency: IdempotencyKey) -> RunView:
+        """Queue a run; what could never be admitted is refused at once with the AllocationsError that says why."""
+        rules = self._policy.runs
+        content = _require_notebook(submission.notebook, rules.notebook_max_bytes)
+        parameters = _require_parameters(submission.parameters)
+        name = _require_file_name(submission.name)
+        max_seconds = submission.max_seconds or rules.default_max_seconds
+        if not 0 < max_seconds <= rules.longest_seconds:
+            raise InvalidInputError(
+                f"The maximum time must lie between 1 second and {rules.longest_seconds // 3600} hours.",
+                "Enter another maximum, or split the work into several runs.",
+            )
+        request = LeaseRequest(
+            allocation=submission.allocation,
+            person=submission.person,
+            kind=LeaseKind.BATCH,
+            size=submission.size,
+            image=submission.image,
+            server_name="",
+            max_seconds=max_seconds,
+        )
+        with self._database.write() as connection:
+            answer = idempotency.recall(connection)
+            if answer is not None:
+                return RunView.model_validate_json(answer)
+            self._leases.check(connection, request)
+            run = Run(
+                id=self._new_id("r"),
+                person=submission.person,
+                allocation_id=submission.allocation,
+                name=name,
+                size=submission.size,
+                image=submission.image or self._policy.default_image.name,
+                parameters=parameters,
+                max_seconds=max_seconds,
+                state=RunState.QUEUED,
+                waiting_reason=None,
+                cancel_requested=False,
+                attempt=1,
+                executor=None,
+                lease_id=None,
+                cells_done=0,
+                cells_total=sum(1 for cell in submission.notebook["cells"] if cell.get("cell_type") == "code"),
+                current_cell=None,
+                error=None,
+                submitted_at_ms=self._clock.now_ms(),
+                started_at_ms=None,
+                ended_at_ms=None,
+            )
+            # The file first: a run in the queue always has its notebook; a file without a run harms nobody.
+            self._files.write_input(run.id, content)
+            self._runs.add(connection, run)
+            view = self._view(connection, run)
+            idempotency.remember(connection, view.model_dump_json(), run.submitted_at_ms)
+            return view
+
+    def claim(self, executor: str, limit: int) -> list[RunView]:
+        """Admit up to `limit` queued runs for an executor, in fair order between allocations.
+
+        The allocation with the fewest active runs comes first, its oldest run before its others. A run that must
+        wait for room or balance stays queued and says so; one that can no longer be admitted fails with the reason.
+        """
+        with self._database.write() as connection:
+            waiting = self._runs.queued(connection, CLAIM_WINDOW)
+            active = self._runs.active_by_allocation(connection)
+            admitted: list[Run] = []
+            while waiting and len(admitted) < limit:
+                run = min(waiting, key=lambda one: (active.get(one.allocation_id, 0), one.submitted_at_ms, one.id))
+                waiting.remove(run)
+                taken = self._admit(connection, run, executor)
+                if taken is not None:
+                    admitted.append(taken)
+                    active[run.allocation_id] = active.get(run.allocation_id, 0) + 1
+            return [self._view(connection, run) for run in admitted]
+
+    def progress(
+        self,
+        run_id: str,
+        *,
+        started_at_ms: int | None,
+        cells_done: int,
+        cells_total: int,
+        current_cell: int | None,
+    ) -> RunView:
+        """Note how far a run is; the first report starts its charge."""
+        with self._database.write() as connection:
+            run = self._locked(connection, run_id)
+            if run.state not in ACTIVE_STATES or run.lease_id is None:
+                return self._view(connection, run)
+            lease = self._leases.start_within(connection, run.lease_id, started_at_ms)
+            changes: dict[str, Any] = {
+                "state": RunState.RUNNING,
+                "started_at_ms": lease.started_at_ms,
+                "cells_done": cells_done,
+                "cells_total": cells_total,
+                "current_cell": current_cell,
+            }
+            self._runs.change(connection, run_id, **changes)
+            return self._view(connection, replace(run, **changes))
+
+    def finish(self, run_id: str, finish: Finish) -> RunView:
+        """End a run and its lease together. Reported again, it changes nothing.
+
+        Lost runs are not charged, and queued again as often as the policy says.
+        """
+        with self._database.write() as connection:
+            run = self._locked(connection, run_id)
+            if run.state not in ACTIVE_STATES or run.lease_id is None:
+                return self._view(connection, run)
+            if finish.outcome is Outcome.LOST:
+                return self._view(connection, self._lose(connection, run, finish))
+            if finish.started_at_ms is None:
+                # Ended before the notebook began: nothing ran that could be charged.
+                lease = self._leases.void_within(connection, run.lease_id, EndReason.NEVER_RAN)
+            else:
+                self._leases.start_within(connection, run.lease_id, finish.started_at_ms)
+                lease = self._leases.settle_within(connection, run.lease_id, finish.ended_at_ms, EndReason.STOPPED)
+            changes: dict[str, Any] = {
+                "state": RunState(finish.outcome.value),
+                "started_at_ms": lease.started_at_ms,
+                "ended_at_ms": lease.ended_at_ms,
+                "current_cell": None,
+                "error": finish.error.model_dump_json() if finish.error else None,
+            }
+            self._runs.change(connection, run_id, **changes)
+            return self._view(connection, replace(run, **changes))
+
+    def cancel(self, person: str, run_id: str) -> RunView:
+        """Cancel a run of one's own: at once while it waits, otherwise as soon as the batch process stops it."""
+        with self._database.write() as connection:
+            run = self._own(self._locked(connection, run_id), person)
+            if run.state in ENDED_STATES:
+                return self._view(connection, run)
+            changes: dict[str, Any] = {"cancel_requested": True}
+            if run.state is RunState.QUEUED:
+                changes |= {
+                    "state": RunState.CANCELLED,
+                    "ended_at_ms": self._clock.now_ms(),
+                    "waiting_reason": None,
+                }
+            self._runs.change(connection, run_id, **changes)
+            return self._view(connection, replace(run, **changes))
+
+    def close_expired(self) -> int:
+        """End the runs whose lease has ended without them, when nobody reported in time; return how many."""
+        closed = 0
+        with self._database.read() as connection:
+            active = self._runs.active(connection)
+        for seen in active:
+            with self._database.write() as connection:
+                run = self._locked(connection, seen.id)
+                lease = self._lease_store.get(connection, run.lease_id) if run.lease_id else None
+                if run.state not in ACTIVE_STATES or lease is None or lease.state is LeaseState.OPEN:
+                    continue
+                self._runs.change(
+                    connection,
+                    run.id,
+                    state=RunState.TIMED_OUT,
+                    ended_at_ms=lease.ended_at_ms,
+                    current_cell=None,
+                    error=RunError(
+                        name="TimedOut", message="The run did not end within its maximum time."
+                    ).model_dump_json(),
+                )
+                closed += 1
+        return closed
+
+    def get(self, person: str, run_id: str) -> RunView:
+        """Return a run of one's own; NotFoundError for those of others too."""
+        with self._database.read() as connection:
+            run = self._runs.get(connection, run_id)
+            if run is None:
+                raise _no_run(run_id)
+            return self._view(connection, self._own(run, person))
+
+    def list_of(self, person: str, limit: int = 100) -> list[RunView]:
+        """Return a person's runs, newest first."""
+        with self._database.read() as connection:
+            return [self._view(connection, run) for run in self._runs.of_person(connection, person, limit)]
+
+    def active_of(self, executor: str) -> list[RunView]:
+        """Return the runs that an executor is responsible for."""
+        with self._database.read() as connection:
+            return [self._view(connection, run) for run in self._runs.active(connection, executor)]
+
+    def read_file(self, person: str, run_id: str, name: str) -> bytes:
+        """Return a file of one's own run."""
+        return self._files.read(self.get(person, run_id).id, name)
+
+    # ------------------------------------------------------------------ inside
+
+    def _admit(self, connection: Connection, run: Run, executor: str) -> Run | None:
+        request = LeaseRequest(
+            allocation=run.allocation_id,
+            person=run.person,
+            kind=LeaseKind.BATCH,
+            size=run.size,
+            image=run.image,
+            server_name="",
+            max_seconds=run.max_seconds,
+        )
+        try:
+            with connection.begin_nested():
+                lease = self._leases.acquire_within(connection, request, actor=executor)
+        except AllocationsError as error:
+            self._keep_waiting(connection, run, request, error)
+            return None
+        changes: dict[str, Any] = {
+            "state": RunState.ADMITTED,
+            "executor": executor,
+            "lease_id": lease.id,
+            "waiting_reason": None,
+        }
+        self._runs.change(connection, run.id, **changes)
+        return replace(run, **changes)
+
+    def _keep_waiting(self, connection: Connection, run: Run, request: LeaseRequest, error: AllocationsError) -> None:
+        may_wait = isinstance(error, AtOnceLimitError | InsufficientBalanceError)
+        if may_wait:
+            try:
+                self._leases.check(connection, request)
+            except AllocationsError as final:
+                error, may_wait = final, False
+        if may_wait:
+            if run.waiting_reason != error.detail:
+                self._runs.change(connection, run.id, waiting_reason=error.detail)
+            return
+        refusal = RunError(name=error.title, message=f"{error.detail} {error.remedy}".strip())
+        self._runs.change(
+            connection,
+            run.id,
+            state=RunState.FAILED,
+            waiting_reason=None,
+            ended_at_ms=self._clock.now_ms(),
+            error=refusal.model_dump_json(),
+        )
+
+    def _lose(self, connection: Connection, run: Run, finish: Finish) -> Run:
+        assert run.lease_id is not None  # an active run has a lease
+        lease = self._leases.void_within(connection, run.lease_id, EndReason.LOST)
+        changes: dict[str, Any] = {"cells_done": 0, "current_cell": None, "started_at_ms": None}
+        if run.cancel_requested:
+            changes |= {"state": RunState.CANCELLED, "ended_at_ms": lease.ended_at_ms}
+        elif run.attempt < self._policy.runs.attempts:
+            changes |= {
+                "state": RunState.QUEUED,
+                "attempt": run.attempt + 1,
+                "executor": None,
+                "lease_id": None,
+                "waiting_reason": "Lost to a fault of the platform; queued again without a charge.",
+            }
+        else:
+            error = finish.error or RunError(
+                name="Lost", message="The run was lost to a fault of the platform and was not charged."
+            )
+            changes |= {
+                "state": RunState.FAILED,
+                "ended_at_ms": lease.ended_at_ms,
+                "error": error.model_dump_json(),
+            }
+        self._runs.change(connection, run.id, **changes)
+        return replace(run, **changes)
+
+    def _locked(self, connection: Connection, run_id: str) -> Run:
+        run = self._runs.get(connection, run_id, lock=True)
+        if run is None:
+            raise _no_run(run_id)
+        return run
+
+    def _own(self, run: Run, person: str) -> Run:
+        if run.person != person:
+            raise _no_run(run.id)
+        return run
+
+    def _view(self, connection: Connection, run: Run) -> RunView:
+        allocation = self._allocations.get(connection, run.allocation_id)
+        amounts = self._lease_store.amounts(connection, [run.lease_id] if run.lease_id else [])
+        return RunView.from_run(
+            run,
+            allocation.name if allocation else "",
+            self._resources(run.size),
+            amounts.get(run.lease_id or "", (0, 0)),
+        )
+
+    def _resources(self, size_name: str) -> ResourcesView:
+        try:
+            size = self._policy.size(size_name)
+        except KeyError:
+            raise UnknownSizeError(
+                f"The size {size_name!r} is no longer offered.", "Submit the run again with another size."
+            ) from None
+        return ResourcesView(cores=size.cores, memory_gib=size.memory_gib, gpus=size.gpus, gpu_type=size.gpu_type)
+
+
+def _require_notebook(notebook: Mapping[str, Any], bytes_max: int) -> bytes:
+    cells = notebook.get("cells")
+    well_formed = isinstance(cells, list) and all(isinstance(cell, dict) for cell in cells)
+    if notebook.get("nbformat") != NOTEBOOK_FORMAT or not well_formed:
+        raise InvalidInputError(
+            "This is not a notebook of format 4.", "Open it in JupyterLab, save it, and submit that file."
+        )
+    content = json.dumps(notebook, separators=(",", ":")).encode()
+    if len(content) > bytes_max:
+        raise InvalidInputError(
+            f"The notebook is larger than {bytes_max // 1_000_000} MB.",
+            "Clear its outputs and submit it again.",
+        )
+    return content
+
+
+def _require_parameters(parameters: Mapping[str, Any]) -> str:
+    if not all(name.isidentifier() for name in parameters):
+        raise InvalidInputError(
+            "Parameter names must be Python identifiers.", "Name them as in the notebook's parameters cell."
+        )
+    return json.dumps(parameters)
+
+
+def _require_file_name(name: str) -> str:
+    base = PurePath(name.replace("\\", "/")).name
+    if not base.endswith(".ipynb") or not base.isprintable() or len(base) > len(".ipynb") + 120:
+        raise InvalidInputError("The notebook's name must end in .ipynb.", "Rename the file.")
+    return base
+
+
+def _no_run(run_id: str) -> NotFoundError:
+    return NotFoundError(f"There is no run {run_id!r}.", "Look it up in the list of runs.")

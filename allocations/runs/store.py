@@ -1,0 +1,72 @@
+"""Stores runs; decides nothing."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, insert, select, update
+
+from allocations.db.schema import runs
+from allocations.runs.models import ACTIVE_STATES, Run, RunState
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Row
+
+
+def _run(row: Row[Any]) -> Run:
+    fields = dict(row._mapping)  # noqa: SLF001  # SQLAlchemy's public name for a row as a mapping
+    fields["state"] = RunState(fields["state"])
+    return Run(**fields)
+
+
+class RunStore:
+    """Runs, by id, by person, and as a queue."""
+
+    def add(self, connection: Connection, run: Run) -> None:
+        """Insert a run."""
+        connection.execute(insert(runs), asdict(run))
+
+    def get(self, connection: Connection, run_id: str, *, lock: bool = False) -> Run | None:
+        """Return a run, locked against other writers when asked, or None."""
+        query = select(runs).where(runs.c.id == run_id)
+        row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+        return _run(row) if row else None
+
+    def change(self, connection: Connection, run_id: str, **values: object) -> None:
+        """Set columns of a run."""
+        connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
+
+    def of_person(self, connection: Connection, person: str, limit: int) -> list[Run]:
+        """Return a person's runs, newest first."""
+        rows = connection.execute(
+            select(runs).where(runs.c.person == person).order_by(runs.c.submitted_at_ms.desc()).limit(limit)
+        )
+        return [_run(row) for row in rows]
+
+    def active(self, connection: Connection, executor: str | None = None) -> list[Run]:
+        """Return the runs that are admitted or running, of one executor or of all, oldest first."""
+        query = select(runs).where(runs.c.state.in_(ACTIVE_STATES)).order_by(runs.c.submitted_at_ms)
+        if executor is not None:
+            query = query.where(runs.c.executor == executor)
+        return [_run(row) for row in connection.execute(query)]
+
+    def queued(self, connection: Connection, limit: int) -> list[Run]:
+        """Return the oldest queued runs, locked; those that another claim has locked are passed over."""
+        rows = connection.execute(
+            select(runs)
+            .where(runs.c.state == RunState.QUEUED)
+            .order_by(runs.c.submitted_at_ms)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        return [_run(row) for row in rows]
+
+    def active_by_allocation(self, connection: Connection) -> dict[str, int]:
+        """Count the active runs of each allocation."""
+        rows = connection.execute(
+            select(runs.c.allocation_id, func.count())
+            .where(runs.c.state.in_(ACTIVE_STATES))
+            .group_by(runs.c.allocation_id)
+        )
+        return {row[0]: int(row[1]) for row in rows}

@@ -1,0 +1,151 @@
+"""An allocation's page: its tree, members and charges, and the forms of its leads and managers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from allocations.api.identity import Identity, Scope
+from allocations.api.v1.common import Wired
+from allocations.errors import AllocationsError, InvalidInputError
+from allocations.lifecycle.models import MANAGING_ROLES, USABLE_STATES, MemberRole
+from allocations.web.figures import spent_by_person
+from allocations.web.forms import to_microcredits
+from allocations.web.render import new_key, page, see
+from allocations.web.session import Sent, form_needs, page_needs
+
+router = APIRouter(prefix="/allocations/{allocation_id}")
+Reader = Annotated[Identity, Depends(page_needs(Scope.READ))]
+RequesterForm = Annotated[Sent, Depends(form_needs(Scope.REQUEST))]
+
+
+@router.get("")
+def show_allocation(request: Request, allocation_id: str, services: Wired, reader: Reader) -> Response:
+    """Show an allocation to its people: members see their own runs and charges, leads and managers everybody's."""
+    return _show(request, services, reader, allocation_id)
+
+
+@router.post("/suballocations")
+def divide(request: Request, allocation_id: str, services: Wired, sent: RequesterForm) -> Response:
+    """Open a sub-allocation."""
+
+    def carry_out() -> None:
+        services.lifecycle.divide(
+            sent.identity.actor,
+            allocation_id,
+            name=sent.text("name"),
+            microcredits=to_microcredits(sent.text("credits"), "Credits"),
+            guaranteed=sent.text("kind") != "capped",
+            lead=sent.text("lead"),
+            idempotency_key=sent.key() or None,
+        )
+
+    return _after(request, services, sent, allocation_id, carry_out, "divide", "divided")
+
+
+@router.post("/suballocations/{child_id}/share")
+def change_share(request: Request, allocation_id: str, child_id: str, services: Wired, sent: RequesterForm) -> Response:
+    """Set a sub-allocation's limit."""
+
+    def carry_out() -> None:
+        share = to_microcredits(sent.text("credits"), "Credits")
+        services.lifecycle.change_share(sent.identity.actor, child_id, share)
+
+    return _after(request, services, sent, allocation_id, carry_out, f"share-{child_id}", "share")
+
+
+@router.post("/members")
+def put_member(request: Request, allocation_id: str, services: Wired, sent: RequesterForm) -> Response:
+    """Add a person, or change a member's role."""
+
+    def carry_out() -> None:
+        role = sent.text("role")
+        if role not in set(MemberRole):
+            raise InvalidInputError(f"There is no role {role!r}.", "Choose one of the list.")
+        services.lifecycle.add_member(sent.identity.actor, allocation_id, sent.text("person"), MemberRole(role))
+
+    return _after(request, services, sent, allocation_id, carry_out, "member", "member")
+
+
+@router.post("/members/remove")
+def remove_member(request: Request, allocation_id: str, services: Wired, sent: RequesterForm) -> Response:
+    """Remove a person."""
+
+    def carry_out() -> None:
+        services.lifecycle.remove_member(sent.identity.actor, allocation_id, sent.text("person"))
+
+    return _after(request, services, sent, allocation_id, carry_out, "remove", "removed")
+
+
+@router.post("/progress")
+def report_progress(request: Request, allocation_id: str, services: Wired, sent: RequesterForm) -> Response:
+    """Ask for the next instalment with a short report."""
+
+    def carry_out() -> None:
+        services.requests.report_progress(
+            sent.identity.actor, allocation_id, sent.text("report"), sent.key() or None
+        )
+
+    return _after(request, services, sent, allocation_id, carry_out, "report", "reported")
+
+
+def _after(
+    request: Request,
+    services: Wired,
+    sent: Sent,
+    allocation_id: str,
+    carry_out: Callable[[], None],
+    form: str,
+    done: str,
+) -> Response:
+    """Carry out a form and go on to the allocation, or show it again with the error and what was typed."""
+    try:
+        carry_out()
+    except AllocationsError as error:
+        return _show(request, services, sent.identity, allocation_id, error, form, sent)
+    return see(request, f"/allocations/{allocation_id}", done)
+
+
+def _show(
+    request: Request,
+    services: Wired,
+    reader: Identity,
+    allocation_id: str,
+    error: AllocationsError | None = None,
+    form: str = "",
+    sent: Sent | None = None,
+) -> Response:
+    detail = services.reports.allocation(reader.actor, allocation_id)
+    found = detail.allocation
+    tier = services.policy.tier(found.tier)
+    own = {allocation.id for allocation in services.reports.allocations_of(reader.name)}
+    may_change = detail.may_manage and reader.has(Scope.REQUEST)
+
+    def typed(of_form: str, field: str, otherwise: str = "") -> str:
+        """Return what was typed into a field of the form that failed."""
+        return sent.text(field) if sent is not None and of_form == form else otherwise
+
+    return page(
+        request,
+        "allocation.html",
+        error=error,
+        detail=detail,
+        found=found,
+        tier=tier,
+        spent=spent_by_person(detail.charges),
+        may_see_parent=found.parent is not None and (reader.has(Scope.ADMIN) or found.parent in own),
+        may_change=may_change,
+        may_divide=may_change and tier.sub_allocations and found.state in USABLE_STATES,
+        may_report=(
+            found.role in MANAGING_ROLES
+            and reader.has(Scope.REQUEST)
+            and found.parent is None
+            and found.instalments_released < found.instalments
+        ),
+        roles=list(MemberRole),
+        typed=typed,
+        key=new_key(),
+    )

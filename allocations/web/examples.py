@@ -1,0 +1,55 @@
+"""The example notebooks that can be run without uploading anything: their titles and parameters."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from allocations.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """An example notebook; `parameters` is the source of the cell that a run may override."""
+
+    name: str
+    title: str
+    parameters: str
+
+
+class ExampleNotebooks:
+    """The notebooks of one directory, read when asked for: a new one shows at once."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def all(self) -> list[Example]:
+        """Return the examples by name; none when there is no such directory."""
+        return [_example(path.name, _read(path)) for path in sorted(self._directory.glob("*.ipynb"))]
+
+    def notebook(self, name: str) -> dict[str, Any]:
+        """Return an example by its name, which is looked up in the directory and never used as a path."""
+        for path in self._directory.glob("*.ipynb"):
+            if path.name == name:
+                return _read(path)
+        raise InvalidInputError(f"There is no example {name!r}.", "Choose one of the list.")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    notebook: dict[str, Any] = json.loads(path.read_bytes())
+    return notebook
+
+
+def _example(name: str, notebook: dict[str, Any]) -> Example:
+    title, parameters = name, ""
+    for cell in reversed(notebook["cells"]):
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown" and source.startswith("# "):
+            title = source.splitlines()[0].removeprefix("# ")
+        if "parameters" in cell["metadata"].get("tags", []):
+            parameters = source
+    return Example(name, title, parameters)

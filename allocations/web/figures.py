@@ -1,0 +1,91 @@
+"""Figures that the pages derive from what the services report: bars, what runs has cost so far, summaries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from allocations.clock import MS_PER_SECOND
+from allocations.leases.models import LeaseState
+from allocations.runs.models import ACTIVE_STATES
+from allocations.web.formats import to_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from allocations.leases.views import LeaseView
+    from allocations.reports import AllocationView, JournalEntryView
+    from allocations.runs.models import RunView
+
+LOW_BALANCE_PERCENT = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A balance in percent of its limit: spent and held, what remains is free."""
+
+    spent: float
+    held: float
+    is_low: bool
+
+    @classmethod
+    def of(cls, allocation: AllocationView) -> Bar:
+        """Draw an allocation; one whose limit was lowered below what is spent shows as full."""
+        limit = max(1, allocation.limit_microcredits)
+        spent = min(100.0, 100 * allocation.posted_microcredits / limit)
+        held = min(100.0 - spent, 100 * allocation.held_microcredits / limit)
+        is_low = allocation.available_microcredits * 100 < allocation.limit_microcredits * LOW_BALANCE_PERCENT
+        return cls(round(spent, 2), round(held, 2), is_low)
+
+
+def lease_cost(lease: LeaseView, now_ms: int) -> int:
+    """Return what a lease has cost up to now, in microcredits: charged, or while it is open, to be charged."""
+    if lease.state is not LeaseState.OPEN:
+        return lease.charged_microcredits
+    if lease.started_at is None:
+        return 0
+    until_ms = min(now_ms, to_ms(lease.ends_at))
+    seconds = max(0, until_ms - to_ms(lease.started_at)) // MS_PER_SECOND
+    return max(lease.charged_microcredits, lease.microcredits_per_second * seconds)
+
+
+def run_cost(run: RunView, now_ms: int) -> int:
+    """Return what a run has cost up to now, in microcredits.
+
+    While it runs, its lease holds the whole declared maximum, so the hold tells the rate.
+    """
+    if run.state not in ACTIVE_STATES:
+        return run.charged_microcredits
+    seconds = run_seconds(run, now_ms)
+    return run.held_microcredits * min(seconds, run.max_seconds) // run.max_seconds
+
+
+def run_seconds(run: RunView, now_ms: int) -> int:
+    """Return the whole seconds that a run has run, or ran."""
+    if run.started_at is None:
+        return 0
+    end_ms = to_ms(run.ended_at) if run.ended_at else now_ms
+    return max(0, end_ms - to_ms(run.started_at)) // MS_PER_SECOND
+
+
+def cells_percent(run: RunView) -> float:
+    """Return how much of a run's cells are done."""
+    return round(100 * min(run.cells_done, run.cells_total) / max(1, run.cells_total), 2)
+
+
+def spent_by_person(charges: Iterable[JournalEntryView]) -> list[tuple[str, int]]:
+    """Add up charges in credits by person, the largest first."""
+    sums: dict[str, int] = {}
+    for charge in charges:
+        if charge.person is not None and charge.unit == "credits":
+            sums[charge.person] = sums.get(charge.person, 0) + charge.amount
+    return sorted(sums.items(), key=lambda item: (-item[1], item[0]))
+
+
+def summary_of(servers: int, active_runs: int) -> str:
+    """Say what runs, for those who listen to the page: it changes only when something starts or ends."""
+    return f"{_count(servers, 'server')} and {_count(active_runs, 'batch run')} running."
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number or 'no'} {thing}{'' if number == 1 else 's'}"

@@ -1,0 +1,111 @@
+"""Turns what people type into forms into values, or says which field is wrong and how to mend it."""
+
+from __future__ import annotations
+
+import json
+import math
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import yaml
+
+from allocations.errors import InvalidInputError
+from allocations.web.formats import MICROCREDITS_PER_CREDIT, SECONDS_PER_MINUTE
+
+CREDITS_MAX = 10**9
+PARAMETERS_LENGTH_MAX = 20_000
+PARAMETER_LINE_LENGTH_MAX = 2_000
+
+
+class _ParameterLoader(yaml.SafeLoader):
+    """YAML without dates: a parameter `2026-01-01` stays the text that a notebook expects."""
+
+
+_ParameterLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def to_microcredits(text: str, field: str) -> int:
+    """Read credits with up to six decimals."""
+    try:
+        amount = Decimal(text.strip()) * MICROCREDITS_PER_CREDIT
+    except InvalidOperation:
+        raise _wrong(field, "is not a number", "Write it like 250 or 12.5, without separators.") from None
+    if not amount.is_finite() or not 0 < amount <= CREDITS_MAX * MICROCREDITS_PER_CREDIT:
+        raise _wrong(field, f"must be above 0 and at most {CREDITS_MAX:,}", "Enter another number.")
+    if amount != amount.to_integral_value():
+        raise _wrong(field, "has more than six decimals", "Round it.")
+    return int(amount)
+
+
+def to_whole(text: str, field: str) -> int:
+    """Read a whole number."""
+    cleaned = text.strip()
+    digits_max = 12
+    if not (cleaned.isascii() and cleaned.isdigit() and len(cleaned) <= digits_max):
+        raise _wrong(field, "is not a whole number", "Write it in digits, without separators.")
+    return int(cleaned)
+
+
+def to_seconds(minutes: str, field: str) -> int:
+    """Read whole minutes, above 0."""
+    whole = to_whole(minutes, field)
+    if whole == 0:
+        raise _wrong(field, "must be at least 1 minute", "Enter how long the run may take.")
+    return whole * SECONDS_PER_MINUTE
+
+
+def to_parameters(text: str) -> dict[str, Any]:
+    """Read `name = value` lines; a value is a YAML scalar, or a list of them in brackets."""
+    if len(text) > PARAMETERS_LENGTH_MAX:
+        raise _wrong("Parameters", f"are longer than {PARAMETERS_LENGTH_MAX:,} characters", "Shorten them.")
+    parameters: dict[str, Any] = {}
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        where = f"Parameters, line {number}"
+        name, equals, value = (part.strip() for part in line.partition("="))
+        if not equals or not name.isidentifier():
+            raise _wrong(where, "is not of the form name = value", "Write for example n_cutouts = 100.")
+        if name in parameters:
+            raise _wrong(where, f"gives {name} again", "Keep one of the two.")
+        parameters[name] = _to_value(value, where)
+    return parameters
+
+
+def to_notebook(content: bytes, bytes_max: int) -> dict[str, Any]:
+    """Read the JSON of a notebook; whether it is a good one, the queue of runs decides."""
+    if len(content) > bytes_max:
+        raise _wrong("Notebook", f"is larger than {bytes_max // 1_000_000} MB", "Clear its outputs and save it again.")
+    try:
+        notebook = json.loads(content)
+    # Brackets nested a thousand deep exhaust the parser's stack: that is no notebook either.
+    except (ValueError, RecursionError):
+        notebook = None
+    if not isinstance(notebook, dict):
+        raise _wrong("Notebook", "is not an .ipynb file", "Save it in JupyterLab and choose that file.")
+    return notebook
+
+
+def _to_value(text: str, where: str) -> Any:
+    unreadable = _wrong(where, "has a value that cannot be read", "Put text with special characters in quotes.")
+    if len(text) > PARAMETER_LINE_LENGTH_MAX:
+        raise _wrong(where, f"is longer than {PARAMETER_LINE_LENGTH_MAX:,} characters", "Shorten it.")
+    try:
+        value = yaml.load(text, Loader=_ParameterLoader)  # noqa: S506  # a SafeLoader without dates
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise unreadable from None
+    items = value if isinstance(value, list) else [value]
+    for item in items:
+        if not isinstance(item, str | int | float | bool | None):
+            raise unreadable
+        if isinstance(item, float) and not math.isfinite(item):
+            raise _wrong(where, "is not a finite number", "Put it in quotes to give it as text.")
+    return value
+
+
+def _wrong(field: str, what: str, remedy: str) -> InvalidInputError:
+    return InvalidInputError(f"{field}: {what}.", remedy)

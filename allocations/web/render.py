@@ -1,0 +1,185 @@
+"""Makes HTML of templates: the frame that all pages share, their navigation, live parts, and what was just done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from allocations.api.identity import Identity, Scope
+from allocations.ids import random_id
+from allocations.web import figures, formats
+
+if TYPE_CHECKING:
+    from fastapi import Request
+
+    from allocations.errors import AllocationsError
+
+# What a finished action is called in the address, and what the next page then says.
+DONE = {
+    "accepted": "You have accepted the agreement.",
+    "divided": "The sub-allocation is open.",
+    "share": "The share is changed.",
+    "member": "The member is added, or has the new role.",
+    "removed": "The member is removed.",
+    "reported": "The report is sent: a reviewer decides on the next instalment.",
+    "draft": "The draft is kept. Nobody else reads it until you submit it.",
+    "submitted": "The request is submitted: a reviewer reads it next.",
+    "revised": "The changes are kept.",
+    "withdrawn": "The request is withdrawn.",
+    "reviewed": "Your review is recorded.",
+    "approved": "The request is approved and carried out.",
+    "declined": "The request is declined. The applicant reads your reason.",
+    "revision": "The request is sent back. The applicant reads your reason.",
+    "queued": "The run is queued. It starts when there is room.",
+    "cancelled": "The run is being cancelled.",
+    "suspended": "The allocation is suspended: nothing new starts on it, and nothing is renewed.",
+    "resumed": "The allocation can be spent again.",
+}
+ALLOCATION_BADGES = {"active": "ok", "expiring": "warn", "grace": "warn", "suspended": "bad"}
+RUN_BADGES = {"running": "ok", "succeeded": "ok", "admitted": "warn", "failed": "bad", "timed_out": "bad"}
+REQUEST_BADGES = {"approved": "ok", "revision requested": "warn", "declined": "bad"}
+DIGEST_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class NavigationItem:
+    """A link of the navigation, for those whose session carries the scope."""
+
+    title: str
+    path: str
+    scope: Scope
+    is_of_hub: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LivePart:
+    """A part of a page that fetches itself anew, and a digest of what it shows."""
+
+    html: Markup
+    digest: str
+
+    def __html__(self) -> str:
+        """Stand in a template as it is."""
+        return self.html
+
+
+NAVIGATION = (
+    NavigationItem("Home", "/", Scope.READ),
+    NavigationItem("Start a server", "/hub/spawn", Scope.READ, is_of_hub=True),
+    NavigationItem("Servers", "/hub/home", Scope.READ, is_of_hub=True),
+    NavigationItem("Runs", "/runs", Scope.RUN),
+    NavigationItem("Requests", "/requests", Scope.REQUEST),
+    NavigationItem("Policy", "/policy", Scope.READ),
+    NavigationItem("Review", "/review", Scope.REVIEW),
+    NavigationItem("Allocations", "/admin/allocations", Scope.ADMIN),
+    NavigationItem("Audit log", "/admin/audit", Scope.ADMIN),
+)
+
+_environment = Environment(
+    loader=PackageLoader("allocations.web", "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_environment.filters |= {
+    "credits": formats.to_credits,
+    "exact_credits": formats.to_exact_credits,
+    "number": formats.to_number,
+    "quantities": formats.to_quantities,
+    "duration": formats.to_duration,
+    "moment": formats.to_moment,
+    "day": formats.to_day,
+    "plain_text": formats.without_ansi,
+}
+_environment.globals |= {
+    "bar_of": figures.Bar.of,
+    "lease_cost": figures.lease_cost,
+    "run_cost": figures.run_cost,
+    "run_seconds": figures.run_seconds,
+    "cells_percent": figures.cells_percent,
+    "seconds_until": formats.seconds_until,
+    "days_until": formats.days_until,
+    "allocation_badges": ALLOCATION_BADGES,
+    "run_badges": RUN_BADGES,
+    "request_badges": REQUEST_BADGES,
+}
+
+
+def page(
+    request: Request,
+    template: str,
+    *,
+    error: AllocationsError | None = None,
+    status: int = 200,
+    **context: Any,
+) -> HTMLResponse:
+    """Render a page. With an error, it stands at the top, and its status is the page's."""
+    identity: Identity | None = getattr(request.state, "identity", None)
+    html = _render(
+        request,
+        template,
+        identity=identity,
+        navigation=_navigation(request, identity),
+        mode=request.app.state.mode,
+        static=request.app.state.assets.url,
+        csrf=request.app.state.identities.csrf_token(request) if identity else "",
+        done=DONE.get(request.query_params.get("done", "")) if error is None else None,
+        error=error,
+        **context,
+    )
+    return HTMLResponse(html, error.status if error else status)
+
+
+def live(request: Request, template: str, url: str, *, active: bool = True, **context: Any) -> LivePart:
+    """Render a part of a page that fetches itself anew while it is active."""
+    body = Markup(_render(request, template, **context))  # noqa: S704  # it comes from an autoescaped template
+    digest = sha256(body.encode()).hexdigest()[:DIGEST_LENGTH]
+    html = _render(request, "live.html", body=body, url=url, digest=digest, active=active)
+    return LivePart(Markup(html), digest)  # noqa: S704  # as above
+
+
+def live_response(request: Request, part: LivePart) -> Response:
+    """Answer a live part's look for changes: nothing at all when it shows the present state already.
+
+    What has not changed is not swapped, so that a selection or a reader's place in it stays.
+    """
+    if part.digest == request.query_params.get("seen"):
+        return Response(status_code=204)
+    return HTMLResponse(part.html)
+
+
+def see(request: Request, path: str, done: str) -> RedirectResponse:
+    """Go on to a page after a form was carried out, which then says what was done."""
+    return RedirectResponse(f"{request.app.state.prefix}{path}?done={done}", 303)
+
+
+def new_key() -> str:
+    """Return an idempotency key for a form."""
+    return random_id("form")
+
+
+def _render(request: Request, template: str, **context: Any) -> str:
+    services = request.app.state.services
+    return _environment.get_template(template).render(
+        prefix=request.app.state.prefix, now_ms=services.clock.now_ms(), policy=services.policy, **context
+    )
+
+
+def _navigation(request: Request, identity: Identity | None) -> list[dict[str, object]]:
+    prefix: str = request.app.state.prefix
+    path = request.url.path.removeprefix(prefix)
+    return [
+        {
+            "title": item.title,
+            "href": item.path if item.is_of_hub else prefix + item.path,
+            "current": path == item.path or (item.path != "/" and path.startswith(f"{item.path}/")),
+        }
+        for item in NAVIGATION
+        if identity is not None and identity.has(item.scope)
+    ]

@@ -1,0 +1,108 @@
+"""The clock of the platform: renews leases, stops what has ended, reconciles, moves allocations on by the calendar."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+import httpx
+from prometheus_client import Counter, Gauge, start_http_server
+from sqlalchemy.exc import SQLAlchemyError
+
+from allocations.clock import MS_PER_SECOND
+from allocations.duties import WORKER_DUTY, Duties
+from allocations.factory import services_from
+from allocations.hub_client import HubServers
+from allocations.leases.watch import LeaseWatch
+from allocations.logs import configure_logging
+from allocations.settings import Settings, required
+
+if TYPE_CHECKING:
+    from allocations.factory import Services
+    from allocations.leases.watch import Servers
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 2.0
+DUTY_SECONDS = 20
+CALENDAR_SECONDS = 60
+
+_RENEWED = Counter("meridian_leases_renewed_total", "Leases renewed")
+_LOOKS = Counter("meridian_reconciliations_total", "Comparisons of leases with servers", ["outcome"])
+_LEADS = Gauge("meridian_worker_leads", "1 while this worker has the duty")
+
+
+class Worker:
+    """One tick does everything that is due; of several workers, the one that holds the duty ticks."""
+
+    def __init__(self, services: Services, servers: Servers, holder: str) -> None:
+        self._services = services
+        self._duties = Duties(services.database, services.clock)
+        self._holder = holder
+        self._watch = LeaseWatch(
+            database=services.database,
+            clock=services.clock,
+            rules=services.policy.leases,
+            leases=services.leases,
+            store=services.lease_store,
+            servers=servers,
+        )
+        self._looked_at_ms = 0
+        self._calendar_at_ms = 0
+
+    def tick(self) -> bool:
+        """Do what is due; return whether this worker has the duty."""
+        leads = self._duties.take(WORKER_DUTY, self._holder, DUTY_SECONDS)
+        _LEADS.set(int(leads))
+        if not leads:
+            return False
+        now_ms = self._services.clock.now_ms()
+        if now_ms - self._looked_at_ms >= self._services.policy.leases.reconcile_seconds * MS_PER_SECOND:
+            self._look()
+            self._looked_at_ms = now_ms
+        try:
+            _RENEWED.inc(self._watch.keep())
+        except httpx.HTTPError as error:
+            log.warning("the hub did not take a stop: %s", type(error).__name__)
+        self._services.runs.close_expired()
+        if now_ms - self._calendar_at_ms >= CALENDAR_SECONDS * MS_PER_SECOND:
+            self._services.lifecycle.advance()
+            self._calendar_at_ms = now_ms
+        return True
+
+    def lay_down(self) -> None:
+        """Let another worker take over at once."""
+        self._duties.lay_down(WORKER_DUTY, self._holder)
+
+    def _look(self) -> None:
+        try:
+            self._watch.look()
+        except httpx.HTTPError as error:
+            # Nothing is concluded from a hub that does not answer.
+            _LOOKS.labels("hub_unavailable").inc()
+            log.warning("the hub does not answer: %s", type(error).__name__)
+        else:
+            _LOOKS.labels("done").inc()
+
+
+def run() -> None:
+    """Run until SIGTERM or SIGINT; a database that is away for a while is waited for."""
+    configure_logging()
+    start_http_server(int(required("MERIDIAN_WORKER_METRICS_PORT")), addr="127.0.0.1")
+    services = services_from(Settings.from_environment())
+    servers = HubServers(required("MERIDIAN_HUB_API_URL"), required("MERIDIAN_TOKEN_WORKER"))
+    worker = Worker(services, servers, f"{socket.gethostname()}:{os.getpid()}")
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+    while not stopped.is_set():
+        try:
+            worker.tick()
+        except SQLAlchemyError:
+            log.exception("the database does not answer; trying again")
+        stopped.wait(TICK_SECONDS)
+    worker.lay_down()

@@ -1,0 +1,1 @@
+"""Batch runs: queued notebooks executed by papermill, and the client that people submit them with."""

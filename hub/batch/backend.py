@@ -1,0 +1,54 @@
+"""Where runs execute: the narrow interface between the executor and a place (local processes, Jobs)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from hub.batch.model import Run, RunResult
+
+
+class StartError(Exception):
+    """The run cannot be started here; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Running:
+    """The runner lives. `started_at` (RFC 3339) is unknown in its first moments."""
+
+    started_at: str | None
+
+
+@dataclass(frozen=True)
+class Exited:
+    """The runner has recorded how the attempt ended."""
+
+    result: RunResult
+
+
+@dataclass(frozen=True)
+class Gone:
+    """There is no runner and no result: it never started, or it died."""
+
+
+Sight = Running | Exited | Gone
+
+
+class Backend(Protocol):
+    """A place that executes runs and remembers them itself: the executor may die at any moment.
+
+    Every method may be called again for the same attempt with no further effect.
+    """
+
+    def start(self, run: Run) -> None:
+        """Start the run's current attempt. Raises StartError."""
+
+    def look(self, run: Run) -> Sight:
+        """What has become of the run's current attempt. The result counts first, the process second."""
+
+    def stop(self, run_id: str, *, kill: bool) -> None:
+        """Ask the run to stop and record its result, or (`kill`) end all of its processes now."""
+
+    def running(self) -> set[str]:
+        """The ids of all runs that have a process here, whoever started them."""

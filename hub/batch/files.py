@@ -1,0 +1,220 @@
+"""The files of a run: one directory in the run store, shared by the service, the executor and the runner."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hub.batch.model import Progress, Run, RunResult
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+LOCK_RETRIES = 20
+LOCK_RETRY_SECONDS = 0.05
+
+
+class RunDirectoryError(Exception):
+    """A run's directory cannot be used; the message says why."""
+
+
+def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
+    """Replace the file in one step, so that a reader sees the old text or the new, never a part.
+
+    `durable`: it also survives a crash of the machine.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    temporary.replace(path)
+    if durable:
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """The object in the file, or None when there is none or it is not whole."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What the executor tells the runner, in `run.json`."""
+
+    id: str
+    attempt: int
+    person: str
+    home: str
+    parameters: Mapping[str, Any]
+    max_seconds: int
+    memory_bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "attempt": self.attempt,
+            "person": self.person,
+            "home": self.home,
+            "parameters": dict(self.parameters),
+            "max_seconds": self.max_seconds,
+            "memory_bytes": self.memory_bytes,
+        }
+
+
+@dataclass(frozen=True)
+class RunProcess:
+    """The runner of an attempt, in `process.json`.
+
+    `start_ticks` (field 22 of /proc/PID/stat) tells it from a later process with the same number.
+    """
+
+    attempt: int
+    pid: int
+    start_ticks: int
+    started_at: str
+
+
+class RunDirectory:
+    """The directory of one run: `input.ipynb` in; log, events, notebook and result out."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.input = path / "input.ipynb"
+        self.output = path / "output.ipynb"
+        self.log = path / "log.txt"
+        self.events = path / "events.jsonl"
+        self._spec = path / "run.json"
+        self._process = path / "process.json"
+        self._result = path / "result.json"
+        self._lock = path / "runner.lock"
+
+    @classmethod
+    def of(cls, store: Path, run_id: str) -> RunDirectory:
+        """The directory of the run. RunDirectoryError when the id could lead out of the store."""
+        if not RUN_ID.fullmatch(run_id):
+            msg = f"The run's id {run_id!r} is not made of letters, digits, '-' and '_'."
+            raise RunDirectoryError(msg)
+        return cls(store / run_id)
+
+    def prepare(self, spec: RunSpec) -> None:
+        """Make the directory ready for the attempt; what an earlier attempt left is removed.
+
+        The log is kept: it tells why the earlier attempt was lost.
+        """
+        if not self.input.is_file():
+            msg = f"The run's notebook {self.input} is missing from the run store."
+            raise RunDirectoryError(msg)
+        if self.attempt() not in (None, spec.attempt):
+            for path in (self._result, self._process, self.events, self.output):
+                path.unlink(missing_ok=True)
+        write_atomically(self._spec, json.dumps(spec.to_json()))
+
+    def attempt(self) -> int | None:
+        """The attempt that the directory was last made ready for."""
+        spec = _read_json(self._spec)
+        return spec["attempt"] if spec else None
+
+    def read_spec(self) -> RunSpec:
+        """RunDirectoryError when the executor has not written one."""
+        data = _read_json(self._spec)
+        if data is None:
+            msg = f"{self._spec} is missing or is not JSON: the executor writes it before it starts a runner."
+            raise RunDirectoryError(msg)
+        return RunSpec(**data)
+
+    def read_result(self, attempt: int) -> RunResult | None:
+        """The attempt's result, or None; that of an earlier attempt does not count."""
+        data = _read_json(self._result)
+        return RunResult.from_json(data) if data is not None and data["attempt"] == attempt else None
+
+    def write_result(self, result: RunResult) -> None:
+        write_atomically(self._result, json.dumps(result.to_json()))
+
+    def read_process(self, attempt: int | None = None) -> RunProcess | None:
+        """The runner of the attempt, or of whichever attempt was last."""
+        data = _read_json(self._process)
+        return RunProcess(**data) if data is not None and attempt in (None, data["attempt"]) else None
+
+    def write_process(self, process: RunProcess) -> None:
+        write_atomically(self._process, json.dumps(vars(process)))
+
+    def read_progress(self) -> Progress | None:
+        """How far the events say the attempt has come; None before its first event."""
+        try:
+            text = self.events.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+        # The last line may be half written: only what ends in a newline counts.
+        events = [json.loads(line) for line in text.split("\n")[:-1]]
+        if not events:
+            return None
+        finished = {event["cell"] for event in events if event["event"] == "cell_finished"}
+        started = [event["cell"] for event in events if event["event"] == "cell_started"]
+        return Progress(
+            started_at=events[0]["at"],
+            cells_done=len(finished),
+            cells_total=events[0]["cells_total"],
+            current_cell=started[-1] if started and started[-1] not in finished else None,
+        )
+
+    def lock(self) -> int | None:
+        """Take the run for this process: the descriptor that holds it, or None when another runner has it.
+
+        The kernel gives it back when the process ends, however it ends. `locked` holds it for an
+        instant to look, which is why a runner tries for a second before it gives way.
+        """
+        descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        for _ in range(LOCK_RETRIES):
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(LOCK_RETRY_SECONDS)
+            else:
+                return descriptor
+        os.close(descriptor)
+        return None
+
+    def locked(self) -> bool:
+        """Whether a runner lives that holds this run."""
+        try:
+            descriptor = os.open(self._lock, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        else:
+            return False
+        finally:
+            os.close(descriptor)
+
+
+def spec_of(run: Run, home: Path) -> RunSpec:
+    """What a runner needs to know of the run."""
+    return RunSpec(
+        id=run.id,
+        attempt=run.attempt,
+        person=run.person,
+        home=str(home),
+        parameters=run.parameters,
+        max_seconds=run.max_seconds,
+        memory_bytes=run.resources.memory_bytes,
+    )

@@ -1,0 +1,135 @@
+"""The HTTP API: every route names its scope, errors are problem details, answers repeat under one key."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from allocations.api.app import PREFIX, create_app
+from allocations.api.identity import HubIdentities, Identity, Scope
+from allocations.lifecycle.allocations import Actor
+from allocations.lifecycle.models import MemberRole
+
+if TYPE_CHECKING:
+    from tests.allocations.conftest import Bench
+
+API = f"{PREFIX}/api/v1"
+PUBLIC = {f"{API}/health"}
+PERSON = {Scope.READ, Scope.REQUEST, Scope.RUN}
+TOKENS = {
+    "ann": Identity("ann", frozenset(PERSON)),
+    "bob": Identity("bob", frozenset(PERSON)),
+    "lead": Identity("lead", frozenset(PERSON)),
+    "rev": Identity("rev", frozenset({*PERSON, Scope.REVIEW})),
+    "admin": Identity("admin", frozenset({*PERSON, Scope.ADMIN, Scope.REVIEW})),
+    "spawner": Identity("spawner", frozenset({Scope.LEASE})),
+    "nothing": Identity("nothing", frozenset()),
+}
+
+
+class StubIdentities(HubIdentities):
+    """Knows tokens without asking a hub; the real one is asked in the end-to-end tests."""
+
+    async def from_token(self, token: str, session_id: str = "") -> Identity | None:
+        del session_id
+        return TOKENS.get(token)
+
+
+@pytest.fixture
+def client(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "x")
+    monkeypatch.setenv("JUPYTERHUB_CLIENT_ID", "service-allocations")
+    monkeypatch.setenv("JUPYTERHUB_OAUTH_CALLBACK_URL", f"{PREFIX}/oauth_callback")
+    return TestClient(create_app(bench.services, StubIdentities("secret", PREFIX), "local"))
+
+
+def call(client: TestClient, who: str, method: str, path: str, body: Any = None, key: str | None = None) -> Any:
+    headers = {"Authorization": f"Bearer {who}"} | ({"Idempotency-Key": key} if key else {})
+    return client.request(method, f"{API}{path}", json=body, headers=headers)
+
+
+def test_every_api_route_is_refused_without_a_token_and_without_its_scope(client: TestClient) -> None:
+    paths = client.get(f"{PREFIX}/api/openapi.json").json()["paths"]
+    checked = 0
+    for path, operations in paths.items():
+        for method in operations:
+            if path in PUBLIC:
+                continue
+            assert client.request(method, path).status_code == 401, path
+            refused = client.request(method, path, headers={"Authorization": "Bearer nothing"}, params={"person": "x"})
+            assert refused.status_code == 403, path
+            assert refused.json()["code"] == "missing_scope", path
+            checked += 1
+    assert checked >= 30
+
+
+def test_errors_are_problem_details_with_a_code_and_a_remedy(client: TestClient) -> None:
+    body = {"allocation": "a-x", "person": "ann", "size": "small"}
+    response = call(client, "spawner", "POST", "/leases", body, key="k")
+    assert response.status_code == 403
+    assert response.headers["content-type"].startswith("application/problem+json")
+    problem = response.json()
+    assert (problem["code"], problem["status"]) == ("agreement_required", 403)
+    assert problem["detail"]
+    assert problem["remedy"]
+    assert problem["remedy_url"].endswith("/agreement")
+    invalid = call(client, "spawner", "POST", "/leases", body | {"cores": 64}, key="k2")
+    assert (invalid.status_code, invalid.json()["code"]) == (422, "invalid_input")
+    assert "cores" in invalid.json()["detail"]
+    assert call(client, "spawner", "POST", "/leases", body).status_code == 422
+
+
+def test_a_lease_from_first_to_last(client: TestClient, bench: Bench) -> None:
+    accepted = call(client, "ann", "POST", "/agreement", {"version": bench.services.policy.agreement.version})
+    allocation = accepted.json()["allocations"][0]["id"]
+    options = call(client, "spawner", "GET", "/start-options?person=ann").json()
+    assert options["default"] == {"allocation": allocation, "size": "small", "image": "base"}
+    body = {"allocation": allocation, "person": "ann", "size": "small"}
+    first = call(client, "spawner", "POST", "/leases", body, key="k")
+    assert first.status_code == 201
+    assert call(client, "spawner", "POST", "/leases", body, key="k").json() == first.json()
+    conflict = call(client, "spawner", "POST", "/leases", body | {"size": "standard"}, key="k")
+    assert (conflict.status_code, conflict.json()["code"]) == (409, "idempotency_conflict")
+    lease = first.json()["id"]
+    call(client, "spawner", "POST", f"/leases/{lease}/start", {})
+    bench.clock.pass_seconds(10)
+    settled = call(client, "spawner", "POST", f"/leases/{lease}/settle", {}).json()
+    assert settled["charged_microcredits"] == 130
+    assert call(client, "ann", "GET", "/leases").json()["leases"][0]["id"] == lease
+    assert call(client, "ann", "GET", f"/leases/{lease}").json() == settled
+    assert call(client, "bob", "GET", f"/leases/{lease}").status_code == 404
+
+
+def test_a_member_manages_nothing_and_a_stranger_sees_nothing(client: TestClient, bench: Bench) -> None:
+    root = bench.consortium()
+    bench.services.lifecycle.add_member(Actor("lead"), root, "ann", MemberRole.MEMBER)
+    divide = {"name": "Group", "microcredits": 1, "lead": "ann"}
+    assert call(client, "ann", "POST", f"/allocations/{root}/suballocations", divide).json()["code"] == "not_allowed"
+    assert call(client, "bob", "GET", f"/allocations/{root}").json()["code"] == "unknown_allocation"
+    made = call(client, "lead", "POST", f"/allocations/{root}/suballocations", divide, key="d")
+    again = call(client, "lead", "POST", f"/allocations/{root}/suballocations", divide, key="d")
+    assert made.status_code == 201
+    assert made.json()["allocation"]["id"] == again.json()["allocation"]["id"]
+    assert len(call(client, "lead", "GET", f"/allocations/{root}").json()["tree"]) == 2
+
+
+def test_a_request_from_submission_to_award_and_the_audit_log(client: TestClient) -> None:
+    body = {"tier": "research", "title": "Dark stars", "justification": "We look for them."}
+    request = call(client, "ann", "POST", "/requests", body, key="r").json()
+    assert call(client, "ann", "GET", "/requests/queue").status_code == 403
+    assert call(client, "ann", "POST", f"/requests/{request['id']}/approve", {}).json()["code"] == "not_allowed"
+    assert [one["id"] for one in call(client, "rev", "GET", "/requests/queue").json()["requests"]] == [request["id"]]
+    approved = call(client, "rev", "POST", f"/requests/{request['id']}/approve", {"why": "sound"}).json()
+    assert approved["state"] == "approved"
+    assert call(client, "rev", "GET", "/audit").status_code == 403
+    entries = call(client, "admin", "GET", f"/audit?subject={request['id']}").json()["entries"]
+    assert [entry["action"] for entry in entries] == ["request.approve", "request.submit"]
+    assert entries[0]["why"] == "sound"
+
+
+def test_health_tells_version_database_and_worker_lag(client: TestClient) -> None:
+    health = client.get(f"{API}/health").json()
+    assert (health["status"], health["database"], health["worker_lag_seconds"]) == ("degraded", "ok", None)
+    assert health["database_revision"] == "0001"

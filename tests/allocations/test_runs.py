@@ -1,0 +1,182 @@
+"""Batch runs: queued, admitted by the ledger, settled however they end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from allocations.errors import (
+    AgreementRequiredError,
+    InsufficientBalanceError,
+    InvalidInputError,
+    NotFoundError,
+    SizeNotAllowedError,
+)
+from allocations.ledger.models import TransactionKind
+from allocations.lifecycle.allocations import Actor
+from allocations.lifecycle.models import MemberRole
+from allocations.runs.models import Outcome, RunError
+from allocations.runs.service import Finish, Submission
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from allocations.runs.models import RunView
+    from tests.allocations.conftest import Bench
+
+CREDIT = 1_000_000
+SMALL = 13
+NOTEBOOK: dict[str, Any] = {
+    "nbformat": 4,
+    "nbformat_minor": 5,
+    "metadata": {},
+    "cells": [{"cell_type": "code", "source": "x = 1"}, {"cell_type": "markdown", "source": "# x"}],
+}
+
+
+def submit(bench: Bench, allocation: str, person: str = "ann", **changes: Any) -> RunView:
+    values: dict[str, Any] = {"size": "small", "name": "n.ipynb", "notebook": NOTEBOOK, "parameters": {}} | changes
+    return bench.services.runs.submit(Submission(person=person, allocation=allocation, **values), bench.key())
+
+
+def finish(bench: Bench, run: RunView, outcome: Outcome, ran: int | None, error: RunError | None = None) -> RunView:
+    now = bench.clock.at_ms
+    return bench.services.runs.finish(run.id, Finish(outcome, None if ran is None else now - ran * 1000, now, error))
+
+
+def test_a_run_holds_its_whole_maximum_and_is_charged_what_it_used(bench: Bench) -> None:
+    entry = bench.accept("ann")
+    queued = submit(bench, entry, max_seconds=1800)
+    assert (queued.state, queued.held_microcredits, queued.cells_total) == ("queued", 0, 1)
+    [run] = bench.services.runs.claim("batch", 5)
+    assert (run.state, run.held_microcredits) == ("admitted", SMALL * 1800)
+    bench.clock.pass_seconds(3)
+    running = bench.services.runs.progress(
+        run.id, started_at_ms=bench.clock.at_ms, cells_done=0, cells_total=2, current_cell=1
+    )
+    assert running.state == "running"
+    bench.clock.pass_seconds(100.5)
+    done = finish(bench, run, Outcome.SUCCEEDED, ran=100)
+    assert (done.state, done.charged_microcredits, done.held_microcredits) == ("succeeded", SMALL * 100, 0)
+    assert finish(bench, run, Outcome.FAILED, ran=50) == done
+    bench.assert_clean()
+
+
+def test_what_could_never_be_admitted_is_refused_at_submission(bench: Bench) -> None:
+    entry = bench.accept("ann")
+    with pytest.raises(SizeNotAllowedError):
+        submit(bench, entry, size="xlarge")
+    with pytest.raises(InsufficientBalanceError):
+        submit(bench, _poor(bench, entry), max_seconds=172_800)
+    with pytest.raises(AgreementRequiredError):
+        submit(bench, entry, person="eve")
+    for bad in (
+        {"name": "script.py"},
+        {"notebook": {"nbformat": 3, "worksheets": []}},
+        {"parameters": {"not a name": 1}},
+        {"max_seconds": 10**9},
+    ):
+        with pytest.raises(InvalidInputError):
+            submit(bench, entry, **bad)
+    assert submit(bench, entry, name="../../etc/x.ipynb").name == "x.ipynb"
+
+
+def _poor(bench: Bench, allocation: str) -> str:
+    with bench.services.database.write() as connection:
+        bench.services.lifecycle._grant(connection, allocation, -29 * CREDIT, "t", TransactionKind.GRANT, "lowered")
+    return allocation
+
+
+def test_a_run_waits_for_room_and_says_so(bench: Bench) -> None:
+    entry = bench.accept("ann")
+    bench.acquire(entry, size="standard")  # both cores of the entry tier
+    run = submit(bench, entry)
+    assert bench.services.runs.claim("batch", 5) == []
+    waiting = bench.services.runs.get("ann", run.id)
+    assert waiting.state == "queued"
+    assert waiting.waiting_reason is not None
+    assert "2 cores" in waiting.waiting_reason
+    bench.assert_clean()
+
+
+def test_an_allocation_with_many_runs_does_not_starve_another(bench: Bench) -> None:
+    entry, other = bench.accept("ann"), bench.accept("bob")
+    root = bench.consortium()
+    bench.services.lifecycle.add_member(Actor("lead"), root, "ann", MemberRole.MEMBER)
+    for _ in range(5):
+        submit(bench, root)
+        bench.clock.pass_seconds(1)
+    submit(bench, other, person="bob")
+    submit(bench, entry)
+    claimed = [run.allocation for run in bench.services.runs.claim("batch", 3)]
+    assert sorted(claimed) == sorted([root, other, entry])
+
+
+def test_a_lost_run_is_free_and_queued_again_then_failed(bench: Bench) -> None:
+    entry = bench.accept("ann")
+    submit(bench, entry)
+    [run] = bench.services.runs.claim("batch", 1)
+    bench.clock.pass_seconds(60)
+    assert (again := finish(bench, run, Outcome.LOST, ran=50)).state == "queued"
+    assert again.attempt == 2
+    [run] = bench.services.runs.claim("batch", 1)
+    failed = finish(bench, run, Outcome.LOST, ran=None)
+    assert failed.state == "failed"
+    assert failed.error is not None
+    assert "not charged" in failed.error.message
+    assert bench.services.reports.allocations_of("ann")[0].available_microcredits == 30 * CREDIT
+    bench.assert_clean()
+
+
+def test_cancelling_settles_what_was_used(bench: Bench) -> None:
+    entry = bench.accept("ann")
+    queued = submit(bench, entry)
+    assert bench.services.runs.cancel("ann", queued.id).state == "cancelled"
+    submit(bench, entry)
+    [run] = bench.services.runs.claim("batch", 1)
+    with pytest.raises(NotFoundError):
+        bench.services.runs.cancel("bob", run.id)
+    assert bench.services.runs.cancel("ann", run.id).cancel_requested
+    bench.clock.pass_seconds(40)
+    cancelled = finish(bench, run, Outcome.CANCELLED, ran=40)
+    assert (cancelled.state, cancelled.charged_microcredits) == ("cancelled", SMALL * 40)
+    bench.assert_clean()
+
+
+def test_a_run_nobody_reports_on_ends_with_its_lease(bench: Bench) -> None:
+    entry = bench.accept("ann")
+    submit(bench, entry, max_seconds=600)
+    [run] = bench.services.runs.claim("batch", 1)
+    bench.services.runs.progress(run.id, started_at_ms=bench.clock.at_ms, cells_done=0, cells_total=1, current_cell=1)
+    bench.clock.pass_seconds(5000)
+    assert run.lease is not None
+    bench.services.leases.expire(run.lease)
+    assert bench.services.runs.close_expired() == 1
+    ended = bench.services.runs.get("ann", run.id)
+    assert (ended.state, ended.charged_microcredits) == ("timed_out", SMALL * 600)
+    bench.assert_clean()
+
+
+def test_a_double_submission_queues_one_run(bench: Bench) -> None:
+    entry = bench.accept("ann")
+    key = bench.key({"a": 1}, "one")
+    submission = Submission("ann", entry, "small", "n.ipynb", NOTEBOOK, {})
+    assert bench.services.runs.submit(submission, key).id == bench.services.runs.submit(submission, key).id
+    assert len(bench.services.runs.list_of("ann")) == 1
+
+
+def test_a_runs_files_are_read_only_as_plain_files(bench: Bench, tmp_path: Path) -> None:
+    entry = bench.accept("ann")
+    run = submit(bench, entry)
+    secret = tmp_path / "secret"
+    secret.write_text("secret")
+    directory = tmp_path / "runs" / run.id
+    with pytest.raises(NotFoundError):
+        bench.services.runs.read_file("ann", run.id, "output.ipynb")
+    (directory / "output.ipynb").symlink_to(secret)
+    with pytest.raises(NotFoundError):
+        bench.services.runs.read_file("ann", run.id, "output.ipynb")
+    assert b"x = 1" in bench.services.runs.read_file("ann", run.id, "input.ipynb")
+    with pytest.raises(NotFoundError):
+        bench.services.runs.read_file("bob", run.id, "input.ipynb")

@@ -1,0 +1,207 @@
+"""Reconciliation: servers without leases are stopped, leases without servers settled, on two looks, never on one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from allocations.duties import Duties
+from allocations.leases.watch import LeaseWatch, ServerKey, ServerStatus
+from allocations.lifecycle.allocations import Actor
+from allocations.worker import Worker
+
+if TYPE_CHECKING:
+    from tests.allocations.conftest import Bench
+
+SMALL = 13
+QUANTUM = 900
+
+
+@dataclass
+class StubServers:
+    """What the hub would say; a hub that cannot be reached raises."""
+
+    running: dict[ServerKey, ServerStatus] = field(default_factory=dict)
+    stopped: list[ServerKey] = field(default_factory=list)
+    reachable: bool = True
+
+    def active(self) -> dict[ServerKey, ServerStatus]:
+        if not self.reachable:
+            raise httpx.ConnectError("refused")
+        return dict(self.running)
+
+    def stop(self, key: ServerKey) -> None:
+        if not self.reachable:
+            raise httpx.ConnectError("refused")
+        self.stopped.append(key)
+
+
+def watch_of(bench: Bench, servers: StubServers) -> LeaseWatch:
+    services = bench.services
+    return LeaseWatch(
+        database=services.database,
+        clock=bench.clock,
+        rules=services.policy.leases,
+        leases=services.leases,
+        store=services.lease_store,
+        servers=servers,
+    )
+
+
+def ready(bench: Bench) -> ServerStatus:
+    return ServerStatus(ready=True, last_activity_ms=bench.clock.at_ms)
+
+
+def test_a_running_server_is_renewed_for_as_long_as_it_runs(bench: Bench) -> None:
+    lease = bench.acquire(bench.accept("ann"))
+    bench.services.leases.start(lease.id)
+    servers = StubServers()
+    watch = watch_of(bench, servers)
+    for _ in range(3600 // 15):
+        bench.clock.pass_seconds(15)
+        servers.running = {("ann", ""): ready(bench)}
+        watch.look()
+        watch.keep()
+    view = bench.services.leases.get(lease.id)
+    assert view.state == "open"
+    assert view.held_microcredits >= SMALL * 300
+    assert servers.stopped == []
+    bench.clock.pass_seconds(7)
+    assert bench.services.leases.settle(lease.id).charged_microcredits == SMALL * 3607
+    bench.assert_clean()
+
+
+def test_a_vanished_server_is_settled_when_it_was_last_seen_on_the_second_look(bench: Bench) -> None:
+    lease = bench.acquire(bench.accept("ann"))
+    bench.services.leases.start(lease.id)
+    servers = StubServers({("ann", ""): ready(bench)})
+    watch = watch_of(bench, servers)
+    bench.clock.pass_seconds(100)
+    watch.look()
+    servers.running = {}
+    bench.clock.pass_seconds(15)
+    watch.look()
+    assert bench.services.leases.get(lease.id).state == "open"
+    bench.clock.pass_seconds(15)
+    watch.look()
+    view = bench.services.leases.get(lease.id)
+    assert (view.state, view.charged_microcredits) == ("settled", SMALL * 100)
+    bench.assert_clean()
+
+
+def test_a_server_that_comes_back_between_two_looks_keeps_its_lease(bench: Bench) -> None:
+    lease = bench.acquire(bench.accept("ann"))
+    bench.services.leases.start(lease.id)
+    servers = StubServers()
+    watch = watch_of(bench, servers)
+    watch.look()
+    servers.running = {("ann", ""): ready(bench)}
+    bench.clock.pass_seconds(15)
+    watch.look()
+    servers.running = {}
+    bench.clock.pass_seconds(15)
+    watch.look()
+    assert bench.services.leases.get(lease.id).state == "open"
+
+
+def test_a_lease_whose_server_never_came_up_is_voided(bench: Bench) -> None:
+    lease = bench.acquire(bench.accept("ann"))
+    watch = watch_of(bench, StubServers())
+    watch.look()
+    bench.clock.pass_seconds(15)
+    watch.look()
+    view = bench.services.leases.get(lease.id)
+    assert (view.state, view.charged_microcredits) == ("voided", 0)
+
+
+def test_an_older_lease_of_the_same_server_is_not_taken_for_the_running_one(bench: Bench) -> None:
+    root = bench.consortium()
+    orphan = bench.acquire(root, "lead")
+    bench.clock.pass_seconds(1)
+    current = bench.acquire(root, "lead")
+    bench.services.leases.start(current.id)
+    watch = watch_of(bench, StubServers({("lead", ""): ready(bench)}))
+    watch.look()
+    bench.clock.pass_seconds(15)
+    watch.look()
+    assert bench.services.leases.get(orphan.id).state == "voided"
+    assert bench.services.leases.get(current.id).state == "open"
+
+
+def test_a_server_without_a_lease_is_stopped_on_the_second_look(bench: Bench) -> None:
+    servers = StubServers({("eve", "x"): ready(bench), ("bob", ""): ServerStatus(ready=False, last_activity_ms=None)})
+    watch = watch_of(bench, servers)
+    watch.look()
+    assert servers.stopped == []
+    bench.clock.pass_seconds(15)
+    watch.look()
+    assert servers.stopped == [("eve", "x")]
+
+
+def test_nothing_is_concluded_from_a_hub_that_does_not_answer(bench: Bench) -> None:
+    lease = bench.acquire(bench.accept("ann"))
+    bench.services.leases.start(lease.id)
+    servers = StubServers(reachable=False)
+    worker = Worker(bench.services, servers, "w1")
+    for _ in range(200):
+        bench.clock.pass_seconds(15)
+        assert worker.tick()
+    view = bench.services.leases.get(lease.id)
+    assert view.state == "open"
+    assert view.charged_microcredits == 0
+    servers.reachable = True
+    servers.running = {("ann", ""): ready(bench)}
+    bench.clock.pass_seconds(15)
+    worker.tick()
+    assert bench.services.leases.settle(lease.id).charged_microcredits == SMALL * 15 * 201
+    bench.assert_clean()
+
+
+def test_a_server_that_cannot_renew_is_stopped_and_its_lease_ends_at_its_end(bench: Bench) -> None:
+    entry = bench.accept("ann")
+    lease = bench.acquire(entry)
+    bench.services.leases.start(lease.id)
+    bench.services.lifecycle.suspend(Actor("admin", admin=True), entry, "misuse")
+    servers = StubServers({("ann", ""): ready(bench)})
+    watch = watch_of(bench, servers)
+    bench.clock.pass_seconds(QUANTUM - 1)
+    watch.keep()
+    assert servers.stopped == []
+    bench.clock.pass_seconds(2)
+    watch.keep()
+    assert servers.stopped == [("ann", "")]
+    bench.clock.pass_seconds(200)
+    watch.keep()
+    view = bench.services.leases.get(lease.id)
+    assert (view.state, view.charged_microcredits) == ("expired", SMALL * QUANTUM)
+    bench.assert_clean()
+
+
+def test_an_idle_server_is_stopped(bench: Bench) -> None:
+    lease = bench.acquire(bench.accept("ann"))
+    bench.services.leases.start(lease.id)
+    servers = StubServers({("ann", ""): ready(bench)})
+    watch = watch_of(bench, servers)
+    bench.clock.pass_seconds(3599)
+    watch.look()
+    assert servers.stopped == []
+    bench.clock.pass_seconds(1)
+    watch.look()
+    assert servers.stopped == [("ann", "")]
+
+
+def test_one_worker_has_the_duty_and_another_takes_over(bench: Bench) -> None:
+    first, second = (Worker(bench.services, StubServers(), name) for name in ("w1", "w2"))
+    assert first.tick()
+    assert not second.tick()
+    bench.clock.pass_seconds(10)
+    assert first.tick()
+    bench.clock.pass_seconds(21)
+    assert second.tick()
+    assert not first.tick()
+    second.lay_down()
+    assert first.tick()
+    assert Duties(bench.services.database, bench.clock).lag_seconds("worker") == pytest.approx(0)
