@@ -85,9 +85,7 @@ def report_progress(request: Request, allocation_id: str, services: Wired, sent:
     """Ask for the next instalment with a short report."""
 
     def carry_out() -> None:
-        services.requests.report_progress(
-            sent.identity.actor, allocation_id, sent.text("report"), sent.key() or None
-        )
+        services.requests.report_progress(sent.identity.actor, allocation_id, sent.text("report"), sent.key() or None)
 
     return _after(request, services, sent, allocation_id, carry_out, "report", "reported")
 

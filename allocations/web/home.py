@@ -69,9 +69,7 @@ def _overview(request: Request, services: Wired, reader: Identity) -> LivePart:
     )
 
 
-def _agreement(
-    request: Request, services: Wired, reader: Identity, error: AllocationsError | None = None
-) -> Response:
+def _agreement(request: Request, services: Wired, reader: Identity, error: AllocationsError | None = None) -> Response:
     agreement = services.policy.agreement
     return page(
         request,

@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from fastapi import APIRouter
+
+from allocations.settings import ROOT
+from allocations.web import (
+    administration,
+    allocation,
+    applications,
+    assets,
+    failures,
+    home,
+    panel,
+    policy,
+    runs,
+    session,
+    submission,
+)
+from allocations.web.examples import ExampleNotebooks
+from allocations.web.headers import PageHeaders
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -10,3 +31,13 @@ if TYPE_CHECKING:
 
 def install(app: FastAPI, prefix: str) -> None:
     """Serve the pages under the prefix that the hub gave to the service."""
+    app.state.prefix = prefix
+    app.state.assets = assets.Assets(prefix)
+    app.state.examples = ExampleNotebooks(Path(os.environ.get("MERIDIAN_EXAMPLES", ROOT / "example-notebooks")))
+    pages = APIRouter(prefix=prefix, include_in_schema=False)
+    # The submission of runs comes before the runs: its /runs/new would be taken for the id of one.
+    for part in (assets, session, home, allocation, submission, runs, applications, panel, administration, policy):
+        pages.include_router(part.router)
+    app.include_router(pages)
+    failures.install(app, prefix)
+    app.add_middleware(PageHeaders, prefix=prefix)

@@ -120,15 +120,12 @@ def page(
     **context: Any,
 ) -> HTMLResponse:
     """Render a page. With an error, it stands at the top, and its status is the page's."""
-    identity: Identity | None = getattr(request.state, "identity", None)
     html = _render(
         request,
         template,
-        identity=identity,
-        navigation=_navigation(request, identity),
+        navigation=_navigation(request),
         mode=request.app.state.mode,
         static=request.app.state.assets.url,
-        csrf=request.app.state.identities.csrf_token(request) if identity else "",
         done=DONE.get(request.query_params.get("done", "")) if error is None else None,
         error=error,
         **context,
@@ -166,12 +163,25 @@ def new_key() -> str:
 
 def _render(request: Request, template: str, **context: Any) -> str:
     services = request.app.state.services
+    identity = _identity(request)
     return _environment.get_template(template).render(
-        prefix=request.app.state.prefix, now_ms=services.clock.now_ms(), policy=services.policy, **context
+        prefix=request.app.state.prefix,
+        now_ms=services.clock.now_ms(),
+        policy=services.policy,
+        identity=identity,
+        csrf=request.app.state.identities.csrf_token(request) if identity else "",
+        **context,
     )
 
 
-def _navigation(request: Request, identity: Identity | None) -> list[dict[str, object]]:
+def _identity(request: Request) -> Identity | None:
+    """Return who is signed in, once a dependency has found out."""
+    identity: Identity | None = getattr(request.state, "identity", None)
+    return identity
+
+
+def _navigation(request: Request) -> list[dict[str, object]]:
+    identity = _identity(request)
     prefix: str = request.app.state.prefix
     path = request.url.path.removeprefix(prefix)
     return [

@@ -43,7 +43,9 @@ def show_run(request: Request, run_id: str, services: Wired, runner: Runner) -> 
 
 @router.get("/{run_id}/live")
 def show_run_live(request: Request, run_id: str, services: Wired, runner: Runner) -> Response:
-    """Show how far a run is."""
+    """Show how far a run is; at its end the whole page is loaded anew, for its results."""
+    if services.runs.get(runner.name, run_id).state in ENDED_STATES:
+        return Response(headers={"HX-Refresh": "true"})
     return live_response(request, _progress(request, services, runner, run_id))
 
 

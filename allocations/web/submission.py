@@ -43,9 +43,7 @@ def show_form(
 
 
 @router.post("/runs")
-def submit(
-    request: Request, services: Wired, sent: Annotated[Sent, Depends(form_needs(Scope.RUN))]
-) -> Response:
+def submit(request: Request, services: Wired, sent: Annotated[Sent, Depends(form_needs(Scope.RUN))]) -> Response:
     """Queue a run; the form's key makes sent twice one run."""
     values = {name: sent.text(name) for name in ("notebook", "choice", "image", "parameters", "minutes", "key")}
     try:

@@ -117,6 +117,7 @@ class AllocationSpawnerMixin(Spawner):
     pending_settles = Instance(PendingSettleQueue, help="The queue of unreported ends, shared by all spawners.")
 
     _record: LeaseRecord | None = None
+    _start_under_way = False
     _start_report: asyncio.Task[None] | None = None
     # The event loop itself holds tasks by weak references only.
     _background: ClassVar[set[asyncio.Task[None]]] = set()
@@ -137,9 +138,6 @@ class AllocationSpawnerMixin(Spawner):
     def _default_options_from_form(self) -> Any:
         return from_form
 
-    # What a spawner class adds to this: how the lease's resources become its own settings, and when a
-    # server ended.
-
     def apply_lease(self, lease: Lease) -> None:
         """Give the server what the lease pays for, no more and no less; extend for GPUs and images."""
         self.cpu_limit = self.cpu_guarantee = lease.resources.cores
@@ -151,8 +149,14 @@ class AllocationSpawnerMixin(Spawner):
 
     async def start(self) -> Any:
         """Start within a lease. Raises SpawnException when denied or when the service does not answer."""
-        # A record left by an attempt that nobody ended, or an end not taken yet, would count against this
-        # start.
+        self._start_under_way = True
+        try:
+            return await self._start_within_lease()
+        finally:
+            self._start_under_way = False
+
+    async def _start_within_lease(self) -> Any:
+        # What an earlier attempt left, or an end that is not taken yet, would count against this start.
         self._hand_over()
         await self._settle_now()
         choice = await self._resolve_choice()
@@ -183,12 +187,17 @@ class AllocationSpawnerMixin(Spawner):
         """None while the server runs, else its exit status. The first look that shows the end dates it."""
         status: int | None = await super().poll()
         record = self._record
-        # Without a process yet, "not running" only says that the start is still under way.
-        if record is None or record.process_started_at is None:
+        # While start() is under way, "not running" says nothing about an end.
+        if record is None or record.lease_id is None or self._start_under_way:
             return status
         if status is not None:
             self._hand_over()
-        elif not record.start_acknowledged:
+            return status
+        if record.process_started_at is None:
+            # The start was cut off (the hub was killed, or a time limit passed) but there is a server after all.
+            record.process_started_at = utc_now()
+            self._save_state()
+        if not record.start_acknowledged:
             self._begin_start_report(record)
         return status
 
@@ -258,8 +267,7 @@ class AllocationSpawnerMixin(Spawner):
             server_name=self.name,
         )
         record = self._record = LeaseRecord(idempotency_key=uuid.uuid4().hex, request=request)
-        # The key is committed before the call: if the hub dies with the answer on its way, the lease can be
-        # found.
+        # Committed before the call: if the hub dies with the answer on its way, the key finds the lease.
         self._save_state()
         try:
             lease = await self.allocations_client.acquire(request, record.idempotency_key)
@@ -284,8 +292,7 @@ class AllocationSpawnerMixin(Spawner):
         task = self._begin_start_report(record)
         await asyncio.wait([task], timeout=self.start_report_wait_seconds)
         if task.done() and not task.cancelled() and isinstance(denial := task.exception(), AllocationDenied):
-            # The lease ended while the server was starting; JupyterHub stops the server because of this
-            # exception.
+            # The lease ended while the server was starting; this makes JupyterHub stop the server.
             raise to_refusal(denial)
 
     def _begin_start_report(self, record: LeaseRecord) -> asyncio.Task[None]:

@@ -279,6 +279,30 @@ def test_a_hub_killed_while_a_server_runs_keeps_it_running_and_reports_a_start_t
     assert process.wait(5) == -signal.SIGINT
 
 
+def test_a_server_whose_start_was_cut_off_is_charged_from_the_first_look_that_showed_it(bench):
+    async def first_hub():
+        spawner = started(bench)
+        await spawner.start()
+        return spawner.proc
+
+    async def second_hub():
+        spawner = started(bench)
+        assert await spawner.poll() is None
+        await spawner._start_report
+        await bench.user.stop()
+
+    process = asyncio.run(first_hub())
+    state = bench.stored_state()
+    state["meridian_lease"] |= {"process_started_at": None, "start_acknowledged": False}
+    bench.user.orm_user.orm_spawners[""].state = state
+    bench.user.db.commit()
+    asyncio.run(second_hub())
+    first, second = bench.service.made("start")
+    assert first["started_at"] < second["started_at"]
+    assert bench.service.states() == ["settled"]
+    assert process.wait(5) == -signal.SIGINT
+
+
 def test_a_lease_that_ended_while_the_server_was_starting_stops_it(bench):
     async def scenario():
         spawner = started(bench)

@@ -12,6 +12,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -253,7 +254,7 @@ def test_a_token_of_the_allocations_pages_carries_what_its_person_may_do(hub, na
 
 
 @pytest.mark.slow
-def test_a_server_outlives_a_killed_hub_and_is_settled_when_it_is_stopped(hub):
+def test_a_server_outlives_a_killed_hub_and_so_does_a_settle_that_found_no_service(hub):
     browser = hub.browser("ada")
     hub.service.leases.clear()
     answer = browser.get("/hub/spawn", params={"opt-allocation": "a1", "opt-size": "small"})
@@ -271,7 +272,15 @@ def test_a_server_outlives_a_killed_hub_and_is_settled_when_it_is_stopped(hub):
     hub.start_hub()
     hub.until(ready)
     assert lease["state"] == "open"
-    hub.service.faults["settle"] = [503] * 3
+    hub.service.faults["settle"] = [503] * 1000
     assert worker.delete("/users/ada/server").status_code in {202, 204}
+    pending = Path(hub.environment["MERIDIAN_STATE"]) / "pending-settles"
+    hub.until(lambda: list(pending.glob("*.json")))
+    ended_by = datetime.now(UTC)
+    hub.stop_hub(signal.SIGKILL)
+    hub.service.faults.clear()
+    hub.start_hub()
     hub.until(lambda: lease["state"] == "settled")
-    assert lease["ended_at"] > lease["started_at"]
+    assert lease["started_at"] < lease["ended_at"]
+    assert datetime.fromisoformat(lease["ended_at"]) <= ended_by
+    hub.until(lambda: not list(pending.iterdir()))

@@ -1,0 +1,64 @@
+"""The reviewers' part of requests: what waits for them, their reviews, their decisions."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import Response
+
+from allocations.api.identity import Identity, Scope
+from allocations.api.v1.common import Wired
+from allocations.errors import InvalidInputError
+from allocations.lifecycle.models import RequestAction
+from allocations.web.applications import after
+from allocations.web.forms import to_whole
+from allocations.web.render import page
+from allocations.web.session import Sent, form_needs, page_needs
+
+router = APIRouter()
+ReviewerForm = Annotated[Sent, Depends(form_needs(Scope.REVIEW))]
+DECISIONS = {
+    RequestAction.APPROVE: "approved",
+    RequestAction.DECLINE: "declined",
+    RequestAction.REQUEST_REVISION: "revision",
+}
+
+
+@router.get("/review")
+def show_queue(
+    request: Request, services: Wired, _reviewer: Annotated[Identity, Depends(page_needs(Scope.REVIEW))]
+) -> Response:
+    """Show what waits for a reviewer, oldest first."""
+    return page(request, "review.html", requests=services.reports.request_queue())
+
+
+@router.post("/requests/{request_id}/review")
+def review(request: Request, request_id: str, services: Wired, sent: ReviewerForm) -> Response:
+    """Record a comment, a score or a conflict of interest."""
+
+    def carry_out() -> None:
+        score = sent.text("score")
+        services.requests.review(
+            sent.identity.actor,
+            request_id,
+            comment=sent.text("comment"),
+            score=to_whole(score, "Score") if score else None,
+            conflict=bool(sent.text("conflict")),
+        )
+
+    return after(request, services, sent, request_id, carry_out, "reviewed")
+
+
+@router.post("/requests/{request_id}/decide")
+def decide(request: Request, request_id: str, services: Wired, sent: ReviewerForm) -> Response:
+    """Approve, decline, or send back for a revision."""
+    decision = sent.text("decision")
+
+    def carry_out() -> None:
+        if decision not in set(DECISIONS):
+            raise InvalidInputError("No decision is chosen.", "Approve, decline, or send it back.")
+        services.requests.act(sent.identity.actor, request_id, RequestAction(decision), sent.text("why"))
+
+    done = DECISIONS[RequestAction(decision)] if decision in set(DECISIONS) else ""
+    return after(request, services, sent, request_id, carry_out, done)
