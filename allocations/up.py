@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 LOOPBACK = "127.0.0.1"
 STATE_FORMAT = 1
+HEALTH = "/services/allocations/api/v1/health"
 READY_SECONDS = 90
 STOP_SECONDS = {"hub": 60.0}
 STOP_SECONDS_OTHERS = 20.0
@@ -341,8 +342,9 @@ class Platform:
             self._start(process)
         ready = {
             "hub": f"http://{LOOPBACK}:{ports['hub']}/hub/api/",
-            "allocations": f"http://{LOOPBACK}:{ports['allocations']}/services/allocations/api/v1/health",
-            "proxy": f"{self.url}/hub/login",
+            "allocations": f"http://{LOOPBACK}:{ports['allocations']}{HEALTH}",
+            # By the way that people take: the hub tells the proxy of its service a moment after it answers itself.
+            "proxy": f"{self.url}{HEALTH}",
         }
         begin = time.monotonic()
         while ready and not self._stopping:
@@ -474,7 +476,7 @@ def _free_port() -> int:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url, timeout=2.0).status_code < httpx.codes.INTERNAL_SERVER_ERROR
+        return httpx.get(url, timeout=2.0).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
 

@@ -12,7 +12,7 @@ from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
 from allocations.errors import AllocationsError, InvalidInputError
 from allocations.lifecycle.models import MANAGING_ROLES, USABLE_STATES, MemberRole
-from allocations.web.figures import spent_by_person
+from allocations.web.figures import spent_by_person, usage_of
 from allocations.web.forms import to_microcredits
 from allocations.web.render import new_key, page, see
 from allocations.web.session import Sent, form_needs, page_needs
@@ -119,6 +119,7 @@ def _show(
     detail = services.reports.allocation(reader.actor, allocation_id)
     found = detail.allocation
     tier = services.policy.tier(found.tier)
+    usages = usage_of(detail.charges)
     own = {allocation.id for allocation in services.reports.allocations_of(reader.name)}
     may_change = detail.may_manage and reader.has(Scope.REQUEST)
 
@@ -133,7 +134,8 @@ def _show(
         detail=detail,
         found=found,
         tier=tier,
-        spent=spent_by_person(detail.charges),
+        usages=usages,
+        spent=spent_by_person(usages),
         may_see_parent=found.parent is not None and (reader.has(Scope.ADMIN) or found.parent in own),
         may_change=may_change,
         may_divide=may_change and tier.sub_allocations and found.state in USABLE_STATES,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
@@ -16,12 +15,9 @@ from allocations.web.render import page
 from allocations.web.session import SignInNeededError, send_to_sign_in
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from fastapi import FastAPI, Request
     from fastapi.responses import Response
 
-log = logging.getLogger(__name__)
 NOT_FOUND = 404
 
 
@@ -44,38 +40,53 @@ class NoSuchRequestError(AllocationsError):
         self.status = status  # type: ignore[misc]  # each of these errors has the status that the framework found
 
 
-def install(app: FastAPI, prefix: str) -> None:
-    """Answer errors under the prefix with pages, except under its `/api/`."""
+class PageFailures:
+    """Handlers of errors: under the prefix they answer with pages, elsewhere as the API's own do."""
 
-    def is_page(request: Request) -> bool:
+    def __init__(self, app: FastAPI, prefix: str) -> None:
+        self._prefix = prefix
+        self._others = dict(app.exception_handlers)
+
+    def install(self, app: FastAPI) -> None:
+        """Stand before the handlers that the application has."""
+        app.add_exception_handler(AllocationsError, self._on_error)
+        app.add_exception_handler(RequestValidationError, self._on_invalid)
+        app.add_exception_handler(HTTPException, self._on_http)
+        app.add_exception_handler(Exception, self._on_unexpected)
+        app.add_exception_handler(SignInNeededError, send_to_sign_in)
+
+    def _is_page(self, request: Request) -> bool:
         path = request.url.path
-        return path.startswith(prefix) and not path.startswith(f"{prefix}/api/")
+        return path.startswith(self._prefix) and not path.startswith(f"{self._prefix}/api/")
 
-    def show(request: Request, error: AllocationsError) -> Response:
-        return page(request, "failure.html", error=error)
+    async def _answer_other(self, kind: type[Exception], request: Request, error: Exception) -> Response:
+        response: Response = await self._others[kind](request, error)
+        return response
 
-    async def on_error(request: Request, error: Exception) -> Response:
+    async def _on_error(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, AllocationsError)
-        return show(request, error) if is_page(request) else await _call(api_error, request, error)
+        if not self._is_page(request):
+            return await self._answer_other(AllocationsError, request, error)
+        return _show(request, error)
 
-    async def on_invalid(request: Request, error: Exception) -> Response:
+    async def _on_invalid(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        if is_page(request):
-            return show(request, problems.from_validation(error))
-        return await _call(api_invalid, request, error)
+        if not self._is_page(request):
+            return await self._answer_other(RequestValidationError, request, error)
+        return _show(request, problems.from_validation(error))
 
-    async def on_http(request: Request, error: Exception) -> Response:
+    async def _on_http(self, request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        if not is_page(request):
-            return await _call(api_http, request, error)
+        if not self._is_page(request):
+            return await self._answer_other(HTTPException, request, error)
         if error.status_code == NOT_FOUND:
-            return show(request, NotFoundError("There is nothing at this address.", "Go on from the home page."))
-        return show(request, NoSuchRequestError(error.status_code))
+            return _show(request, NotFoundError("There is nothing at this address.", "Go on from the home page."))
+        return _show(request, NoSuchRequestError(error.status_code))
 
-    async def on_unexpected(request: Request, _error: Exception) -> Response:
-        if not is_page(request):
+    async def _on_unexpected(self, request: Request, _error: Exception) -> Response:
+        if not self._is_page(request):
             return PlainTextResponse("Internal Server Error", 500)
-        response = show(
+        response = _show(
             request,
             UnexpectedError(
                 "The platform could not answer. What runs goes on; what you sent may not have been carried out.",
@@ -86,16 +97,6 @@ def install(app: FastAPI, prefix: str) -> None:
         response.headers.update(PAGE_HEADERS)
         return response
 
-    api_error = app.exception_handlers[AllocationsError]
-    api_invalid = app.exception_handlers[RequestValidationError]
-    api_http = app.exception_handlers[HTTPException]
-    app.add_exception_handler(AllocationsError, on_error)
-    app.add_exception_handler(RequestValidationError, on_invalid)
-    app.add_exception_handler(HTTPException, on_http)
-    app.add_exception_handler(Exception, on_unexpected)
-    app.add_exception_handler(SignInNeededError, send_to_sign_in)
 
-
-async def _call(handler: Callable[..., Awaitable[Any]], request: Request, error: Exception) -> Response:
-    response: Response = await handler(request, error)
-    return response
+def _show(request: Request, error: AllocationsError) -> Response:
+    return page(request, "failure.html", error=error)

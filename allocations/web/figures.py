@@ -73,12 +73,51 @@ def cells_percent(run: RunView) -> float:
     return round(100 * min(run.cells_done, run.cells_total) / max(1, run.cells_total), 2)
 
 
-def spent_by_person(charges: Iterable[JournalEntryView]) -> list[tuple[str, int]]:
-    """Add up charges in credits by person, the largest first."""
-    sums: dict[str, int] = {}
+@dataclass(slots=True)
+class Usage:
+    """What one server or run was charged: a server is charged at each renewal, which says little by itself."""
+
+    at: str
+    person: str | None
+    lease_kind: str | None
+    size: str | None
+    allocation: str
+    allocation_name: str
+    microcredits: int
+    quantities: dict[str, int]
+
+
+def usage_of(charges: Iterable[JournalEntryView]) -> list[Usage]:
+    """Add up the credits charged by lease and allocation, the latest first as they come."""
+    found: dict[tuple[str | None, str], Usage] = {}
     for charge in charges:
-        if charge.person is not None and charge.unit == "credits":
-            sums[charge.person] = sums.get(charge.person, 0) + charge.amount
+        if charge.unit != "credits":
+            continue
+        key = (charge.lease, charge.allocation)
+        if key not in found:
+            found[key] = Usage(
+                at=charge.at,
+                person=charge.person,
+                lease_kind=charge.lease_kind,
+                size=charge.size,
+                allocation=charge.allocation,
+                allocation_name=charge.allocation_name,
+                microcredits=0,
+                quantities={},
+            )
+        usage = found[key]
+        usage.microcredits += charge.amount
+        for name, value in charge.quantities.items():
+            usage.quantities[name] = usage.quantities.get(name, 0) + value
+    return list(found.values())
+
+
+def spent_by_person(usages: Iterable[Usage]) -> list[tuple[str, int]]:
+    """Add up usage by person, the largest first."""
+    sums: dict[str, int] = {}
+    for usage in usages:
+        if usage.person is not None:
+            sums[usage.person] = sums.get(usage.person, 0) + usage.microcredits
     return sorted(sums.items(), key=lambda item: (-item[1], item[0]))
 
 

@@ -13,12 +13,13 @@ from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
 from allocations.errors import AllocationsError
 from allocations.runs.models import ENDED_STATES
-from allocations.web.figures import summary_of
+from allocations.web.figures import summary_of, usage_of
 from allocations.web.render import LivePart, live, live_response, page, see
 from allocations.web.session import Sent, form_needs, page_needs
 
 router = APIRouter()
 Reader = Annotated[Identity, Depends(page_needs(Scope.READ))]
+USAGES_SHOWN = 10
 _markdown = MarkdownIt("commonmark", {"html": False})
 
 
@@ -64,6 +65,7 @@ def _overview(request: Request, services: Wired, reader: Identity) -> LivePart:
         "home_live.html",
         f"{request.app.state.prefix}/live",
         overview=overview,
+        usages=usage_of(overview.charges)[:USAGES_SHOWN],
         runs=active,
         summary=summary_of(len(overview.servers), len(active)),
     )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import bleach
+import bleach  # type: ignore[import-untyped]
 import nbformat
-from bleach.css_sanitizer import CSSSanitizer
+from bleach.css_sanitizer import CSSSanitizer  # type: ignore[import-untyped]
 from nbconvert import HTMLExporter
 from traitlets.config import Config
 
@@ -29,11 +29,17 @@ NOTEBOOK_POLICY = "; ".join(
 
 
 # The second line behind the policy: the tags of text and tables, and no address but a link's.
-TAGS = """
-    a abbr b blockquote br caption code col colgroup dd del details div dl dt em h1 h2 h3 h4 h5 h6 hr i img ins kbd li ol
-    p pre q s samp small span strong sub summary sup table tbody td tfoot th thead tr tt u ul var
-""".split()
-ATTRIBUTES = frozenset("align alt class colspan height id rowspan scope start style title width".split())
+# fmt: off
+TAGS = frozenset((
+    "a", "abbr", "b", "blockquote", "br", "caption", "code", "col", "colgroup", "dd", "del", "details", "div", "dl",
+    "dt", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "i", "img", "ins", "kbd", "li", "ol", "p", "pre", "q", "s",
+    "samp", "small", "span", "strong", "sub", "summary", "sup", "table", "tbody", "td", "tfoot", "th", "thead", "tr",
+    "tt", "u", "ul", "var",
+))
+ATTRIBUTES = frozenset((
+    "align", "alt", "class", "colspan", "height", "id", "rowspan", "scope", "start", "style", "title", "width",
+))
+# fmt: on
 LINKS = ("http://", "https://", "mailto:", "#")
 
 
@@ -43,7 +49,7 @@ def to_html(content: bytes, name: str) -> str:
     if len(content) > SHOWN_BYTES_MAX:
         raise InvalidInputError(f"The notebook is larger than {SHOWN_BYTES_MAX // 1_000_000} MB.", remedy)
     try:
-        notebook = nbformat.reads(content.decode(), as_version=4)
+        notebook = nbformat.reads(content.decode(), as_version=4)  # type: ignore[no-untyped-call]
         nbformat.validate(notebook)
     except (ValueError, RecursionError, nbformat.ValidationError, nbformat.reader.NotJSONError) as error:
         raise InvalidInputError("The executed notebook is not complete or not valid.", remedy) from error
@@ -57,7 +63,7 @@ def to_html(content: bytes, name: str) -> str:
 def _exporter() -> HTMLExporter:
     config = Config()
     config.TemplateExporter.extra_template_basedirs = [str(TEMPLATES)]
-    return HTMLExporter(
+    return HTMLExporter(  # type: ignore[no-untyped-call]
         config=config,
         template_name="executed_notebook",
         sanitize_html=True,
@@ -66,7 +72,7 @@ def _exporter() -> HTMLExporter:
 
 
 def _clean(html: object) -> str:
-    return bleach.clean(
+    cleaned: str = bleach.clean(
         str(html),
         tags=TAGS,
         attributes=_is_allowed,
@@ -74,6 +80,7 @@ def _clean(html: object) -> str:
         strip=True,
         css_sanitizer=CSSSanitizer(),
     )
+    return cleaned
 
 
 def _is_allowed(tag: str, name: str, value: str) -> bool:

@@ -14,7 +14,6 @@ from allocations.web import (
     allocation,
     applications,
     assets,
-    failures,
     home,
     panel,
     policy,
@@ -23,6 +22,7 @@ from allocations.web import (
     submission,
 )
 from allocations.web.examples import ExampleNotebooks
+from allocations.web.failures import PageFailures
 from allocations.web.headers import PageHeaders
 
 if TYPE_CHECKING:
@@ -39,5 +39,5 @@ def install(app: FastAPI, prefix: str) -> None:
     for part in (assets, session, home, allocation, submission, runs, applications, panel, administration, policy):
         pages.include_router(part.router)
     app.include_router(pages)
-    failures.install(app, prefix)
+    PageFailures(app, prefix).install(app)
     app.add_middleware(PageHeaders, prefix=prefix)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Request
@@ -181,7 +182,7 @@ async def finish_sign_in(request: Request, code: str = "", state: str = "", erro
 
 
 @router.post("/sign-out")
-async def sign_out(request: Request, _sent: Sent = Depends(form_needs(Scope.READ))) -> Response:
+async def sign_out(request: Request, _sent: Annotated[Sent, Depends(form_needs(Scope.READ))]) -> Response:
     """Forget the session here, and sign out at the hub."""
     response = RedirectResponse(HUB_LOGOUT, 303)
     response.delete_cookie(SESSION_COOKIE, path=request.app.state.prefix)

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
 from allocations.api.identity import Identity, Scope
-from allocations.api.metrics import count_admission
 from allocations.api.v1.common import Wired
 from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import AllocationsError, IdempotencyConflictError, InvalidInputError

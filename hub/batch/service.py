@@ -107,8 +107,8 @@ class ExecutorService:
 
     def active_runs(self) -> list[Run]:
         """The runs that this executor has claimed and not finished."""
-        query = httpx.QueryParams(executor=self._executor, active="true")
-        return [Run.from_json(run) for run in json_of(call(self._http, "GET", f"/runs?{query}"))["runs"]]
+        query = httpx.QueryParams(executor=self._executor)
+        return [Run.from_json(run) for run in json_of(call(self._http, "GET", f"/runs/active?{query}"))["runs"]]
 
     def claim(self, limit: int) -> list[Run]:
         """Take up to `limit` queued runs. Runs of an answer that gets lost are active the next time."""

@@ -147,7 +147,7 @@ class FakeService:
 
     def answer(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         parts = path.strip("/").split("/")
-        if path == "/runs" and method == "GET":
+        if path == "/runs/active":
             active = [run for run in self.runs.values() if run["state"] in ("admitted", "running")]
             return 200, {"runs": active}
         if path == "/runs":

@@ -144,17 +144,18 @@ class Platform:
 
     def person(self, name: str) -> Person:
         """Sign a person in and make them a token, as the hub's token page does."""
-        session = httpx.Client(base_url=self.url, follow_redirects=True, timeout=60.0)
-        session.get("/hub/login")
-        form = {"username": name, "password": self.password(name), "_xsrf": session.cookies["_xsrf"]}
-        signed_in = session.post("/hub/login", data=form, params={"next": "/hub/home"})
-        assert signed_in.status_code == 200, signed_in.text
-        made = session.post(
-            f"/hub/api/users/{name}/tokens",
-            json={"note": "test"},
-            headers={"X-XSRFToken": session.cookies.get("_xsrf", path="/hub/"), "Referer": f"{self.url}/hub/token"},
-        )
-        assert made.status_code == 201, made.text
+        with httpx.Client(base_url=self.url, follow_redirects=True, timeout=60.0) as session:
+            session.get("/hub/login")
+            form = {"username": name, "password": self.password(name), "_xsrf": session.cookies["_xsrf"]}
+            signed_in = session.post("/hub/login", data=form, params={"next": "/hub/home"})
+            assert signed_in.status_code == 200, signed_in.text
+            xsrf = session.cookies.get("_xsrf", path="/hub/") or ""
+            made = session.post(
+                f"/hub/api/users/{name}/tokens",
+                json={"note": "test"},
+                headers={"X-XSRFToken": xsrf, "Referer": f"{self.url}/hub/token"},
+            )
+            assert made.status_code == 201, made.text
         return Person(self, name, made.json()["token"])
 
 

@@ -8,7 +8,7 @@ import signal
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from fake_allocations import allocation, start_options
+from tests.hub.fake_allocations import allocation, start_options
 from jupyterhub.spawner import SpawnException
 
 
@@ -73,7 +73,7 @@ def test_a_denial_says_what_is_wrong_and_what_to_do_in_escaped_html(bench, monke
         "remedy": "Ask your lead.",
         "remedy_url": "/services/allocations/a1?x=1&y=2",
     }
-    monkeypatch.setattr("fake_allocations.PROBLEM", problem)
+    monkeypatch.setattr("tests.hub.fake_allocations.PROBLEM", problem)
     bench.service.faults["leases"] = [403]
 
     async def scenario():
@@ -95,7 +95,7 @@ def test_a_denial_says_what_is_wrong_and_what_to_do_in_escaped_html(bench, monke
 @pytest.mark.parametrize("url", ["javascript:alert(1)", "//evil.example/", "/\\evil.example"])
 def test_a_remedy_never_links_to_a_script_or_another_site_in_disguise(bench, monkeypatch, url):
     problem = {"code": "x", "detail": "No.", "remedy": "Do.", "remedy_url": url}
-    monkeypatch.setattr("fake_allocations.PROBLEM", problem)
+    monkeypatch.setattr("tests.hub.fake_allocations.PROBLEM", problem)
     bench.service.faults["leases"] = [403]
     with pytest.raises(SpawnException) as refused:
         asyncio.run(start_only(bench))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from fake_allocations import allocation, size, start_options
+from tests.hub.fake_allocations import allocation, size, start_options
 
 from hub.client import StartOptions
 from hub.spawner.choice import Choice

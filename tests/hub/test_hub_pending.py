@@ -37,7 +37,7 @@ def test_a_key_under_which_nothing_is_held_is_forgotten(bench):
 
 
 def test_a_lease_that_the_service_says_has_ended_is_forgotten(bench, monkeypatch):
-    monkeypatch.setattr("fake_allocations.PROBLEM", {"code": "lease_ended", "detail": "It has ended."})
+    monkeypatch.setattr("tests.hub.fake_allocations.PROBLEM", {"code": "lease_ended", "detail": "It has ended."})
     assert report(bench, pending_void("k1"), 409) == (True, [])
 
 

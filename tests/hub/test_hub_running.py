@@ -17,7 +17,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from fake_allocations import FakeAllocations
+from tests.hub.fake_allocations import FakeAllocations
 from traitlets.config.loader import PyFileConfigLoader
 
 ROOT = Path(__file__).parents[2]
@@ -103,6 +103,7 @@ class RunningHub:
         self.until(lambda: httpx.get(f"{self.url}/hub/api/").status_code == 200)
 
     def stop_hub(self, sig: int = signal.SIGTERM) -> None:
+        assert self.hub is not None
         self.hub.send_signal(sig)
         self.hub.wait(30)
 
@@ -115,6 +116,7 @@ class RunningHub:
             except httpx.HTTPError:
                 pass
             assert time.monotonic() < deadline, self.log.read_text()[-6000:]
+            assert self.hub is not None
             assert self.hub.poll() is None, self.log.read_text()[-6000:]
             time.sleep(0.1)
 
@@ -128,7 +130,7 @@ class RunningHub:
         client = httpx.Client(base_url=self.url, follow_redirects=True, timeout=30)
         self.clients.append(client)
         page = client.get("/hub/login").text
-        xsrf = re.search(r'name="_xsrf" value="([^"]*)"', page)[1]
+        [xsrf] = re.findall(r'name="_xsrf" value="([^"]*)"', page)
         form = {"username": name, "password": f"{name}-password", "_xsrf": xsrf}
         answer = client.post("/hub/login", data=form, params={"next": "/hub/home"})
         assert "My servers" in answer.text, answer.text
@@ -192,7 +194,8 @@ def test_the_start_page_has_the_form_and_a_denial_comes_back_to_it(hub):
     page = browser.get("/hub/spawn")
     assert 'value="a1::small"' in page.text
     assert 'id="start-server"' in page.text
-    action = re.search(r'id="spawn_form"\s+action="([^"]*)"', page.text)[1].replace("&amp;", "&")
+    [action] = re.findall(r'id="spawn_form"\s+action="([^"]*)"', page.text)
+    action = action.replace("&amp;", "&")
     hub.service.faults["leases"] = [403]
     answer = browser.post(action, data={"choice": "a1::small", "image": "lab"})
     assert answer.status_code == 403
