@@ -79,9 +79,7 @@ def _two_postgres_databases() -> Iterator[list[str]]:
         ]
 
 
-def _measure(
-    database: str, urls: Sequence[str], run_store: Path, pairs: int, step: Step, report: Report
-) -> None:
+def _measure(database: str, urls: Sequence[str], run_store: Path, pairs: int, step: Step, report: Report) -> None:
     section = Section(database)
     report.sections.append(section)
     with ExitStack() as stack:
@@ -94,9 +92,7 @@ def _measure(
             report.notes.append(_audited(side, f"{database}, {whose} side"))
 
 
-def _measure_scenario(
-    scenario: Scenario, ours: Side, bare: Side, pairs: int, step: Step, section: Section
-) -> None:
+def _measure_scenario(scenario: Scenario, ours: Side, bare: Side, pairs: int, step: Step, section: Section) -> None:
     waves: list[tuple[Wave, Wave]] = []
     for pair in range(pairs + 1):
         step(scenario.name)

@@ -33,9 +33,7 @@ class Timing:
         return quantiles(self.each, n=100, method="inclusive")[percent - 1] * 1000
 
 
-def drive(
-    items: Sequence[Item], threads: int, do: Callable[[Item, int], Result]
-) -> tuple[Timing, list[Result]]:
+def drive(items: Sequence[Item], threads: int, do: Callable[[Item, int], Result]) -> tuple[Timing, list[Result]]:
     """Do all items, an equal and contiguous part on each thread (`do` is told which); results in the items' order."""
     barrier = threading.Barrier(threads)
     size = -(-len(items) // threads)

@@ -91,9 +91,7 @@ class Report:
                         }
                         for one in section.comparisons
                     ],
-                    "shares": [
-                        {"what": one.what, "unit": one.unit, "ours": list(one.ours)} for one in section.shares
-                    ],
+                    "shares": [{"what": one.what, "unit": one.unit, "ours": list(one.ours)} for one in section.shares],
                 }
                 for section in self.sections
             ],

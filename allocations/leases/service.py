@@ -342,11 +342,7 @@ class LeaseService:
 
     def _renew(self, connection: Connection, lease: Lease, seen_at_ms: int | None) -> Lease:
         now_ms = self._clock.now_ms()
-        allocation = self._allocations.get(connection, lease.allocation_id)
-        assert allocation is not None  # a lease's allocation is never deleted
-        try:
-            require_usable(allocation, now_ms)
-        except AllocationNotActiveError:
+        if not self._may_go_on(connection, lease, now_ms):
             return self._mark(connection, lease, final=True)
         quantum = self._policy.leases.quantum_seconds
         if lease.started_at_ms is None:
@@ -362,6 +358,19 @@ class LeaseService:
         ends_at_ms = lease.started_at_ms + extended * MS_PER_SECOND
         self._leases.change(connection, lease.id, ends_at_ms=ends_at_ms, final=final)
         return replace(lease, ends_at_ms=ends_at_ms, final=final)
+
+    def _may_go_on(self, connection: Connection, lease: Lease, now_ms: int) -> bool:
+        """Say whether the person is still a member and every allocation above may still be spent."""
+        if self._allocations.member(connection, lease.allocation_id, lease.person) is None:
+            return False
+        try:
+            for node_id in self._ledger.path(connection, lease.allocation_id):
+                node = self._allocations.get(connection, node_id)
+                assert node is not None  # a path consists of rows that exist
+                require_usable(node, now_ms)
+        except AllocationNotActiveError:
+            return False
+        return True
 
     def _extend(self, connection: Connection, lease: Lease, ran: int, *, wanted_second: int, now_ms: int) -> int:
         """End the open holds at `ran` seconds and hold on from there; return the second now held to.

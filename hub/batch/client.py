@@ -100,6 +100,11 @@ class BatchClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def options(self) -> dict[str, Any]:
+        """What the person may run on now: allocations, sizes with price and hours, and why not the rest."""
+        options: dict[str, Any] = json_of(call(self._http, "GET", "/run-options"))
+        return options
+
     def submit(
         self,
         notebook: Path | str,

@@ -112,6 +112,26 @@ def submit(  # click passes options by name
         sys.exit(0 if run.state == "succeeded" else 1)
 
 
+@batch.command()
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def options(as_json: bool) -> None:
+    """List the allocations and sizes that you may run on, with prices, and why not the rest."""
+    with _client() as client:
+        found = client.options()
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    if not found["agreement"]["accepted"]:
+        out.print("Accept the user agreement first: open the platform's home page.")
+    table = Table("Allocation", "Id", "Size", "Cores", "GiB", "Credits an hour", "Hours left", "")
+    for allocation in found["allocations"]:
+        for size in allocation["sizes"]:
+            price = size["microcredits_per_hour"] / MICROCREDITS_PER_CREDIT
+            cells = (str(size["cores"]), str(size["memory_gib"]), f"{price:.4f}", f"{size['hours_available']:,.0f}")
+            table.add_row(allocation["name"], allocation["id"], size["name"], *cells, size["reason"] or "")
+    out.print(table)
+
+
 @batch.command("list")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def list_runs(as_json: bool) -> None:

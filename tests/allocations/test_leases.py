@@ -233,6 +233,32 @@ def test_a_suspended_allocation_is_neither_started_on_nor_renewed(bench: Bench) 
     assert bench.services.leases.renew(lease.id).ends_at == lease.ends_at
 
 
+def test_who_is_no_longer_a_member_is_not_renewed(bench: Bench) -> None:
+    root = bench.consortium()
+    bench.accept("ann")
+    bench.services.lifecycle.add_member(Actor("lead"), root, "ann", MemberRole.MEMBER)
+    lease = bench.acquire(root, "ann")
+    bench.services.leases.start(lease.id)
+    bench.services.lifecycle.remove_member(Actor("lead"), root, "ann")
+    bench.clock.pass_seconds(700)
+    renewed = bench.services.leases.renew(lease.id)
+    assert (renewed.final, renewed.ends_at) == (True, bench.services.leases.get(lease.id).ends_at)
+    assert bench.services.leases.expire(lease.id).charged_microcredits == SMALL * QUANTUM
+    bench.assert_clean()
+
+
+def test_a_suspended_parent_stops_the_renewal_of_its_sub_allocations(bench: Bench) -> None:
+    root = bench.consortium()
+    child = bench.services.lifecycle.divide(
+        Actor("lead"), root, name="Group", microcredits=CREDIT, guaranteed=True, lead="lead"
+    )
+    lease = bench.acquire(child, "lead")
+    bench.services.leases.start(lease.id)
+    bench.services.lifecycle.suspend(Actor("admin", admin=True), root, "looks like misuse")
+    bench.clock.pass_seconds(700)
+    assert bench.services.leases.renew(lease.id).final
+
+
 def test_every_charge_counts_at_each_ancestor_and_the_stricter_limit_binds(bench: Bench) -> None:
     root = bench.consortium(credits=10)
     lead = Actor("lead")
