@@ -121,9 +121,11 @@ _FIGURES: dict[str, Callable[[Wave], float]] = {
     "acquire, rate": lambda wave: wave.acquire.per_second,
     "acquire, p50": lambda wave: wave.acquire.percentile_ms(50),
     "acquire, p95": lambda wave: wave.acquire.percentile_ms(95),
+    "acquire, slowest": lambda wave: max(wave.acquire.each) * 1000,
     "settle, rate": lambda wave: wave.settle.per_second,
     "settle, p50": lambda wave: wave.settle.percentile_ms(50),
     "settle, p95": lambda wave: wave.settle.percentile_ms(95),
+    "settle, slowest": lambda wave: max(wave.settle.each) * 1000,
 }
 
 

@@ -236,7 +236,7 @@ def _recording(database: Database) -> Iterator[list[Write]]:
     """Note every statement that changes rows, with its parameters."""
     writes: list[Write] = []
 
-    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:  # noqa: FBT001
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, many: bool) -> None:
         if statement.startswith(("INSERT", "UPDATE")):
             writes.append(Write(statement, parameters, many))
 

@@ -155,10 +155,10 @@ def plain_hub() -> Iterator[HubClient]:
                 environment=json.dumps({"JUPYTER_CONFIG_PATH": str(ROOT / "hub" / "spawner" / "lab_config")}),
             )
         )
-        proxy = [PROXY, f"--ip={LOOPBACK}", f"--port={port}", f"--api-ip={LOOPBACK}", f"--api-port={proxy_port}"]
+        proxy = [str(PROXY), f"--ip={LOOPBACK}", f"--port={port}", f"--api-ip={LOOPBACK}", f"--api-port={proxy_port}"]
         target = f"--default-target=http://{LOOPBACK}:{hub_port}"
         stack.enter_context(_process([*proxy, target], environment, directory / "proxy.log"))
-        hub = [sys.executable, "-m", "jupyterhub", "-f", config]
+        hub = [sys.executable, "-m", "jupyterhub", "-f", str(config)]
         stack.enter_context(_process(hub, environment, directory / "hub.log"))
         client = HubClient(f"http://{LOOPBACK}:{port}", token, PLAIN_PERSON)
         stack.callback(client.close)
@@ -168,7 +168,7 @@ def plain_hub() -> Iterator[HubClient]:
 
 
 @contextmanager
-def _process(command: list[str | Path], environment: dict[str, str], log: Path) -> Iterator[None]:
+def _process(command: list[str], environment: dict[str, str], log: Path) -> Iterator[None]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, env=environment, cwd=log.parent, stdout=output, stderr=output, start_new_session=True

@@ -101,7 +101,7 @@ class Report:
 
 def _table(section: Section, theirs: str) -> Table:
     table = Table(title=section.title, title_justify="left", title_style="bold")
-    table.add_column("median (min–max)")
+    table.add_column("median (min–max)", no_wrap=True)
     table.add_column("Meridian", justify="right")
     table.add_column(theirs, justify="right")
     table.add_column("ratio", justify="right")

@@ -65,6 +65,8 @@ class OfferService:
                 self._offer(connection, allocation, person, now_ms, is_server=is_server)
                 for allocation, _role in self._allocations.of_person(connection, person)
             ]
+        # One's own comes first, so that nobody spends a shared allocation by not choosing.
+        offers.sort(key=lambda offer: offer.tier != self._policy.entry_tier.name)
         images = [
             ImageOffer(name=image.name, title=image.title, description=image.description, default=image.default)
             for image in self._policy.images

@@ -75,9 +75,11 @@ NAVIGATION = (
     NavigationItem("Runs", "/runs", Scope.RUN),
     NavigationItem("Requests", "/requests", Scope.REQUEST),
     NavigationItem("Policy", "/policy", Scope.READ),
+    NavigationItem("Tokens", "/hub/token", Scope.READ, is_of_hub=True),
     NavigationItem("Review", "/review", Scope.REVIEW),
     NavigationItem("Allocations", "/admin/allocations", Scope.ADMIN),
     NavigationItem("Audit log", "/admin/audit", Scope.ADMIN),
+    NavigationItem("Hub", "/hub/admin", Scope.ADMIN, is_of_hub=True),
 )
 
 _environment = Environment(

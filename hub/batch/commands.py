@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from hub.batch.client import BatchClient, NotebookError, ServiceError, SettingsError, parse_parameter
 from hub.batch.parameters import ParameterError
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from hub.batch.model import Run
 
 MICROCREDITS_PER_CREDIT = 1_000_000
-out, err = Console(), Console(stderr=True)
+# A pipe has no width to fit into: ids must stay whole there.
+PIPE_WIDTH = 200
+out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH)
+err = Console(stderr=True)
 
 
 def _credentials() -> Path:
@@ -123,12 +126,12 @@ def options(as_json: bool) -> None:
         return
     if not found["agreement"]["accepted"]:
         out.print("Accept the user agreement first: open the platform's home page.")
-    table = Table("Allocation", "Id", "Size", "Cores", "GiB", "Credits an hour", "Hours left", "")
+    table = Table(Column("Id", no_wrap=True), "Allocation", "Size", "Cores", "GiB", "Credits an hour", "Hours left", "")
     for allocation in found["allocations"]:
         for size in allocation["sizes"]:
             price = size["microcredits_per_hour"] / MICROCREDITS_PER_CREDIT
             cells = (str(size["cores"]), str(size["memory_gib"]), f"{price:.4f}", f"{size['hours_available']:,.0f}")
-            table.add_row(allocation["name"], allocation["id"], size["name"], *cells, size["reason"] or "")
+            table.add_row(allocation["id"], allocation["name"], size["name"], *cells, size["reason"] or "")
     out.print(table)
 
 
@@ -141,7 +144,7 @@ def list_runs(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([_to_json(run) for run in runs]))
         return
-    table = Table("Run", "Notebook", "State", "Cells", "Size", "Allocation", "Charged")
+    table = Table(Column("Run", no_wrap=True), "Notebook", "State", "Cells", "Size", "Allocation", "Charged")
     for run in runs:
         cells = f"{run.cells_done}/{run.cells_total}"
         table.add_row(run.id, run.name, run.state, cells, run.size, run.allocation_name, _credits(run))

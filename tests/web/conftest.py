@@ -1,0 +1,151 @@
+"""Pages over a real SQLite database; who is signed in is what the session cookie says."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from allocations.api.app import PREFIX, create_app
+from allocations.api.identity import SESSION_COOKIE, HubIdentities, Identity, Scope
+from allocations.db.database import Database
+from allocations.db.idempotency import IdempotencyKey
+from allocations.db.migrate import upgrade
+from allocations.factory import Services, make_services
+from allocations.lifecycle.allocations import Actor
+from allocations.policy.loader import load_policy
+from allocations.runs.service import Submission
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fastapi import FastAPI
+    from httpx import Response
+
+ROOT = Path(__file__).parents[2]
+START_MS = 1_800_000_000_000
+PERSON = frozenset({Scope.READ, Scope.REQUEST, Scope.RUN})
+SCOPES: dict[str, frozenset[str]] = {
+    "ann": PERSON,
+    "bob": PERSON,
+    "lead": PERSON,
+    "rev": PERSON | {Scope.REVIEW},
+    "rav": PERSON | {Scope.REVIEW},
+    "admin": PERSON | {Scope.REVIEW, Scope.ADMIN},
+    "nothing": frozenset(),
+}
+NOTEBOOK: dict[str, Any] = {
+    "nbformat": 4,
+    "nbformat_minor": 5,
+    "metadata": {},
+    "cells": [
+        {"cell_type": "code", "id": "a", "metadata": {}, "execution_count": 1, "source": "1 + 1", "outputs": []},
+    ],
+}
+
+
+class StubIdentities(HubIdentities):
+    """Takes the session cookie's value for the person's name; the real hub is asked in the end-to-end tests."""
+
+    async def from_session(self, request: Any) -> Identity | None:
+        name = request.cookies.get(SESSION_COOKIE)
+        return Identity(name, SCOPES[name]) if name in SCOPES else None
+
+
+class StoppedClock:
+    """A clock that moves when the test says so."""
+
+    at_ms = START_MS
+
+    def now_ms(self) -> int:
+        return self.at_ms
+
+
+@dataclass
+class Site:
+    """The application, and what people do on its pages."""
+
+    app: FastAPI
+    services: Services
+    identities: StubIdentities
+    clock: StoppedClock
+    run_store: Path
+    _counter: Iterator[int] = field(default_factory=itertools.count)
+
+    def browser(self, person: str | None = None) -> Browser:
+        """A browser in which somebody is signed in, or nobody."""
+        return Browser(self, person)
+
+    def accept(self, person: str) -> str:
+        """Accept the agreement and return the entry allocation's id."""
+        self.services.lifecycle.accept_agreement(person, self.services.policy.agreement.version)
+        return next(one.id for one in self.services.reports.allocations_of(person) if one.tier == "entry")
+
+    def open(self, tier: str, name: str, lead: str) -> str:
+        """Open an allocation and return its id."""
+        with self.services.database.write() as connection:
+            found = self.services.policy.tier(tier)
+            return self.services.lifecycle.open(connection, found, name, lead=lead, actor="t").id
+
+    def queue_run(self, person: str, allocation: str, **parameters: Any) -> str:
+        """Queue a run of the small notebook and return its id."""
+        key = IdempotencyKey.for_request(person, f"key-{next(self._counter)}", "run", {})
+        submission = Submission(person, allocation, "small", "mine.ipynb", NOTEBOOK, parameters, None, 600)
+        return self.services.runs.submit(submission, key).id
+
+    def request(self, person: str, tier: str = "research", title: str = "Galaxies", justification: str = "Yes.") -> str:
+        """Submit a request and return its id."""
+        return self.services.requests.submit(Actor(person), tier=tier, title=title, justification=justification).id
+
+    def write_output(self, run: str, notebook: dict[str, Any]) -> None:
+        """Put an executed notebook where the run would have written it."""
+        (self.run_store / run / "output.ipynb").write_text(json.dumps(notebook))
+
+
+class Browser:
+    """A browser: keeps cookies, follows no redirect, fills in forms as the page shows them."""
+
+    def __init__(self, site: Site, person: str | None) -> None:
+        # A fault of the application is looked at as a browser would see it.
+        self.http = TestClient(site.app, follow_redirects=False, raise_server_exceptions=False)
+        self.person = person
+        if person is not None:
+            self.http.cookies.set(SESSION_COOKIE, person)
+
+    def get(self, path: str, **headers: str) -> Response:
+        response: Response = self.http.get(f"{PREFIX}{path}", headers=headers)
+        return response
+
+    def token(self, path: str = "/policy") -> str:
+        """The token of this session's forms, read from a page."""
+        found = re.search(r'name="_csrf" value="([0-9a-f]+)"', self.get(path).text)
+        assert found, path
+        return found[1]
+
+    def post(self, path: str, fields: dict[str, str] | None = None, **options: Any) -> Response:
+        """Send a form of the session, as the page that has it would."""
+        fields = {"_csrf": self.token()} | (fields or {})
+        response: Response = self.http.post(f"{PREFIX}{path}", data=fields, **options)
+        return response
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "x")
+    monkeypatch.setenv("JUPYTERHUB_API_URL", "http://127.0.0.1:1/hub/api")
+    monkeypatch.setenv("JUPYTERHUB_CLIENT_ID", "service-allocations")
+    monkeypatch.setenv("JUPYTERHUB_OAUTH_CALLBACK_URL", f"{PREFIX}/oauth_callback")
+    monkeypatch.delenv("MERIDIAN_EXAMPLES", raising=False)
+    database = Database(f"sqlite:///{tmp_path / 'allocations.sqlite'}")
+    upgrade(database)
+    clock, run_store = StoppedClock(), tmp_path / "runs"
+    services = make_services(database, load_policy(ROOT / "policies"), run_store, clock)
+    identities = StubIdentities("secret", PREFIX)
+    yield Site(create_app(services, identities, "local"), services, identities, clock, run_store)
+    database.dispose()
