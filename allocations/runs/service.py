@@ -56,8 +56,9 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """What the batch process reports of the end of a run."""
+    """What the batch process reports of the end of an attempt of a run."""
 
+    attempt: int
     outcome: Outcome
     started_at_ms: int | None
     ended_at_ms: int
@@ -169,6 +170,7 @@ class RunService:
         self,
         run_id: str,
         *,
+        attempt: int,
         started_at_ms: int | None,
         cells_done: int,
         cells_total: int,
@@ -177,7 +179,7 @@ class RunService:
         """Note how far a run is; the first report starts its charge."""
         with self._database.write() as connection:
             run = self._locked(connection, run_id)
-            if run.state not in ACTIVE_STATES or run.lease_id is None:
+            if not _is_current(run, attempt) or run.lease_id is None:
                 return self._view(connection, run)
             lease = self._leases.start_within(connection, run.lease_id, started_at_ms)
             changes: dict[str, Any] = {
@@ -197,7 +199,7 @@ class RunService:
         """
         with self._database.write() as connection:
             run = self._locked(connection, run_id)
-            if run.state not in ACTIVE_STATES or run.lease_id is None:
+            if not _is_current(run, finish.attempt) or run.lease_id is None:
                 return self._view(connection, run)
             if finish.outcome is Outcome.LOST:
                 return self._view(connection, self._lose(connection, run, finish))
@@ -382,6 +384,11 @@ class RunService:
                 f"The size {size_name!r} is no longer offered.", "Submit the run again with another size."
             ) from None
         return ResourcesView(cores=size.cores, memory_gib=size.memory_gib, gpus=size.gpus, gpu_type=size.gpu_type)
+
+
+def _is_current(run: Run, attempt: int) -> bool:
+    """Say whether a report is of the attempt that is under way: one repeated late may be of an earlier one."""
+    return run.state in ACTIVE_STATES and run.attempt == attempt
 
 
 def _require_notebook(notebook: Mapping[str, Any], bytes_max: int) -> bytes:

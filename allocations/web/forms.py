@@ -9,12 +9,26 @@ from typing import Any
 
 import yaml
 
-from allocations.errors import InvalidInputError
+from allocations.errors import AllocationsError, IdempotencyConflictError, InvalidInputError
 from allocations.web.formats import MICROCREDITS_PER_CREDIT, SECONDS_PER_MINUTE
 
 CREDITS_MAX = 10**9
 PARAMETERS_LENGTH_MAX = 20_000
 PARAMETER_LINE_LENGTH_MAX = 2_000
+
+
+class FormSentBeforeError(AllocationsError):
+    """A form was gone back to, changed and sent again: its key has been used."""
+
+    code = "form_sent_before"
+    status = 409
+    title = "Sent before"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This form was sent before with other values, and carried out then.",
+            "Send it once more if you want a second one with these values.",
+        )
 
 
 class _ParameterLoader(yaml.SafeLoader):
@@ -25,6 +39,11 @@ _ParameterLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+def in_words_of_forms(error: AllocationsError) -> AllocationsError:
+    """Return the error as it is put to whoever fills in a form, and knows no keys."""
+    return FormSentBeforeError() if isinstance(error, IdempotencyConflictError) else error
 
 
 def to_microcredits(text: str, field: str) -> int:

@@ -13,6 +13,7 @@ from markupsafe import Markup
 from allocations.api.identity import Identity, Scope
 from allocations.ids import random_id
 from allocations.web import figures, formats
+from allocations.web.forms import in_words_of_forms
 
 if TYPE_CHECKING:
     from fastapi import Request
@@ -122,6 +123,7 @@ def page(
     **context: Any,
 ) -> HTMLResponse:
     """Render a page. With an error, it stands at the top, and its status is the page's."""
+    error = in_words_of_forms(error) if error else None
     html = _render(
         request,
         template,

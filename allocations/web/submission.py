@@ -50,14 +50,9 @@ def submit(request: Request, services: Wired, sent: Annotated[Sent, Depends(form
         body: dict[str, Any] = asdict(submission)
         key = IdempotencyKey.for_request(sent.identity.name, sent.key(), "run", body)
         run = services.runs.submit(submission, key)
-    except IdempotencyConflictError:
-        changed = InvalidInputError(
-            "This form was sent before, with other values: that run is in the list of runs.",
-            "Submit it once more if you want a second run with these values.",
-            f"{request.app.state.prefix}/runs",
-        )
-        return _form(request, services, sent.identity, values | {"key": new_key()}, changed)
     except AllocationsError as error:
+        if isinstance(error, IdempotencyConflictError):
+            values["key"] = new_key()
         return _form(request, services, sent.identity, values, error)
     log.info("run queued", extra={"person": run.person, "allocation": run.allocation, "run": run.id})
     return see(request, f"/runs/{run.id}", "queued")

@@ -216,7 +216,7 @@ class Executor:
         if progress is None or progress == attempt.reported or self._away():
             return
         try:
-            self._service.progress(run.id, progress)
+            self._service.progress(run, progress)
         except ServiceRefusalError as error:
             # Its lease may have ended. The end of the run must still be reported, so this is no obstacle.
             self._failed(error, away=False)
@@ -228,7 +228,7 @@ class Executor:
         """Tell the service, with the recorded times however late; a crash after it repeats the same call."""
         if self._away():
             return
-        self._service.finish(run.id, outcome, started_at, ended_at, error)
+        self._service.finish(run, outcome, started_at, ended_at, error)
         del self._runs[run.id]
         del self._attempts[run.id, run.attempt]
         self._metrics.runs.labels(outcome).inc()

@@ -116,17 +116,17 @@ class ExecutorService:
         answer = json_of(call(self._http, "POST", "/runs/claim", json=body))
         return [Run.from_json(run) for run in answer["runs"]]
 
-    def progress(self, run_id: str, progress: Progress) -> None:
-        call(self._http, "POST", f"/runs/{run_id}/progress", json=vars(progress))
+    def progress(self, run: Run, progress: Progress) -> None:
+        body = {"attempt": run.attempt, **vars(progress)}
+        call(self._http, "POST", f"/runs/{run.id}/progress", json=body)
 
-    def finish(
-        self, run_id: str, outcome: Outcome, started_at: str | None, ended_at: str, error: RunError | None
-    ) -> None:
+    def finish(self, run: Run, outcome: Outcome, started_at: str | None, ended_at: str, error: RunError | None) -> None:
         """Report the end of the attempt; the service answers a repetition the same way."""
         body = {
+            "attempt": run.attempt,
             "outcome": outcome,
             "started_at": started_at,
             "ended_at": ended_at,
             "error": error.to_json() if error else None,
         }
-        call(self._http, "POST", f"/runs/{run_id}/finish", json=body)
+        call(self._http, "POST", f"/runs/{run.id}/finish", json=body)

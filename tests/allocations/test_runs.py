@@ -42,7 +42,9 @@ def submit(bench: Bench, allocation: str, person: str = "ann", **changes: Any) -
 
 def finish(bench: Bench, run: RunView, outcome: Outcome, ran: int | None, error: RunError | None = None) -> RunView:
     now = bench.clock.at_ms
-    return bench.services.runs.finish(run.id, Finish(outcome, None if ran is None else now - ran * 1000, now, error))
+    return bench.services.runs.finish(
+        run.id, Finish(run.attempt, outcome, None if ran is None else now - ran * 1000, now, error)
+    )
 
 
 def test_a_run_holds_its_whole_maximum_and_is_charged_what_it_used(bench: Bench) -> None:
@@ -53,7 +55,7 @@ def test_a_run_holds_its_whole_maximum_and_is_charged_what_it_used(bench: Bench)
     assert (run.state, run.held_microcredits) == ("admitted", SMALL * 1800)
     bench.clock.pass_seconds(3)
     running = bench.services.runs.progress(
-        run.id, started_at_ms=bench.clock.at_ms, cells_done=0, cells_total=2, current_cell=1
+        run.id, attempt=1, started_at_ms=bench.clock.at_ms, cells_done=0, cells_total=2, current_cell=1
     )
     assert running.state == "running"
     bench.clock.pass_seconds(100.5)
@@ -120,8 +122,10 @@ def test_a_lost_run_is_free_and_queued_again_then_failed(bench: Bench) -> None:
     bench.clock.pass_seconds(60)
     assert (again := finish(bench, run, Outcome.LOST, ran=50)).state == "queued"
     assert again.attempt == 2
-    [run] = bench.services.runs.claim("batch", 1)
-    failed = finish(bench, run, Outcome.LOST, ran=None)
+    [second] = bench.services.runs.claim("another", 1)
+    late = finish(bench, run, Outcome.LOST, ran=50)
+    assert (late.state, late.attempt) == ("admitted", 2), "a report repeated late is of the first attempt"
+    failed = finish(bench, second, Outcome.LOST, ran=None)
     assert failed.state == "failed"
     assert failed.error is not None
     assert "not charged" in failed.error.message
@@ -148,7 +152,9 @@ def test_a_run_nobody_reports_on_ends_with_its_lease(bench: Bench) -> None:
     entry = bench.accept("ann")
     submit(bench, entry, max_seconds=600)
     [run] = bench.services.runs.claim("batch", 1)
-    bench.services.runs.progress(run.id, started_at_ms=bench.clock.at_ms, cells_done=0, cells_total=1, current_cell=1)
+    bench.services.runs.progress(
+        run.id, attempt=1, started_at_ms=bench.clock.at_ms, cells_done=0, cells_total=1, current_cell=1
+    )
     bench.clock.pass_seconds(5000)
     assert run.lease is not None
     bench.services.leases.expire(run.lease)

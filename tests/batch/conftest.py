@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
-from batch_harness import GIB, ROOT, FakeService, RunnerOfTest, notebook
+from tests.batch.batch_harness import GIB, ROOT, FakeService, RunnerOfTest, notebook
 
 from hub.batch.files import RunDirectory, RunSpec
 from hub.batch.local import MARK

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
-from batch_harness import FakeService, notebook
+from tests.batch.batch_harness import FakeService, notebook
 
 from hub.batch.client import (
     BatchClient,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
-from batch_harness import ROOT, FakeService, notebook, wait_for
+from tests.batch.batch_harness import ROOT, FakeService, notebook, wait_for
 
 from hub.batch.executor import Executor, only_executor
 from hub.batch.local import MARK, LocalBackend

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from batch_harness import GIB, notebook, wait_for
+from tests.batch.batch_harness import GIB, notebook, wait_for
 
 from hub.batch.notebook import NotebookFailedError, check_parameters, load_notebook
 from hub.batch.processes import living_descendants, read_stat
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import nbformat
-    from batch_harness import RunnerOfTest
+    from tests.batch.batch_harness import RunnerOfTest
 
     MakeRun = Callable[..., RunnerOfTest]
 

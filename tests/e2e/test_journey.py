@@ -168,7 +168,7 @@ def test_4_a_notebook_in_batch_from_the_command_line(
 
 
 def notebook(path: Path, *sources: str) -> Path:
-    cells = [
+    cells: list[dict[str, Any]] = [
         {"cell_type": "code", "id": f"c{n}", "metadata": {}, "execution_count": None, "outputs": [], "source": source}
         for n, source in enumerate(sources)
     ]

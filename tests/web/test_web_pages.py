@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -64,6 +65,24 @@ def test_home_shows_balances_servers_runs_and_charges_with_units(site: Site) -> 
     assert 'href="/hub/home"' in page
     assert '<time datetime="2027-01-15T08:10:00.000Z">15 Jan 2027, 08:10 UTC</time>' in page
     assert "style=" not in page
+
+
+def test_a_server_that_has_not_started_costs_nothing_yet(site: Site) -> None:
+    entry = site.accept("ann")
+    request = LeaseRequest(entry, "ann", LeaseKind.INTERACTIVE, "small", None, "")
+    site.services.leases.acquire(request, IdempotencyKey.for_request("spawner", "k", "a", {}))
+    site.clock.at_ms += 60_000
+    row = site.browser("ann").get("/").text.partition("<td>starting</td>")[2]
+    assert '<td class="m-number">0.00</td>' in row[: row.index("</tr>")]
+
+
+def test_the_agreement_is_markdown_in_which_html_is_text(site: Site) -> None:
+    agreement = site.services.policy.agreement.model_copy(update={"text": f"**Bold** {HOSTILE}"})
+    policy = site.services.policy.model_copy(update={"agreement": agreement})
+    site.app.state.services = replace(site.services, policy=policy)
+    page = site.browser("ann").get("/agreement").text
+    assert "<strong>Bold</strong>" in page
+    assert "<script>alert" not in page
 
 
 def test_a_live_part_is_sent_only_when_it_has_changed(site: Site) -> None:
@@ -210,6 +229,16 @@ def test_a_request_goes_from_draft_over_a_revision_to_an_allocation(site: Site) 
     assert "500.00" in ann.get("/").text
 
 
+def test_a_request_gone_back_to_and_changed_is_asked_about(site: Site) -> None:
+    texts = {"tier": "research", "title": "Shear", "justification": "Science.", "credits": "", "key": "f"}
+    browser = site.browser("ann")
+    browser.post("/requests", texts)
+    again = browser.post("/requests", texts | {"title": "Other"})
+    assert (again.status_code, "was sent before" in again.text) == (409, True)
+    assert "Idempotency" not in again.text
+    assert len(site.services.reports.requests_of("ann")) == 1
+
+
 def test_an_invalid_request_keeps_what_was_typed(site: Site) -> None:
     texts = {"tier": "consortium", "title": "x" * 81, "justification": "<b>why</b>", "credits": "1.5", "key": "f"}
     response = site.browser("ann").post("/requests", texts)
@@ -240,6 +269,7 @@ def test_an_applicant_reads_decisions_but_neither_reviewers_nor_scores(site: Sit
     assert "a reviewer" in page
     assert "Secret doubts." not in page
     assert "by rev" not in page
+    assert "Reviewed" not in page
     assert "Secret doubts." in site.browser("rav").get(path).text
 
 
@@ -287,7 +317,7 @@ def test_a_form_gone_back_to_and_changed_is_sent_as_new_only_on_purpose(site: Si
     browser = site.browser("ann")
     browser.post("/runs", submission(entry), files=upload())
     again = browser.post("/runs", submission(entry, minutes="40"), files=upload())
-    assert (again.status_code, "was sent before" in again.text) == (422, True)
+    assert (again.status_code, "was sent before" in again.text) == (409, True)
     (key,) = fields_of(again.text, "key")
     assert key != "form-1"
     browser.post("/runs", submission(entry, minutes="40", key=key), files=upload())
@@ -360,11 +390,13 @@ def test_no_file_chosen_is_said(site: Site) -> None:
 
 def start(site: Site, run: str) -> None:
     site.services.runs.claim("x", 1)
-    site.services.runs.progress(run, started_at_ms=site.clock.at_ms, cells_done=0, cells_total=4, current_cell=1)
+    site.services.runs.progress(
+        run, attempt=1, started_at_ms=site.clock.at_ms, cells_done=0, cells_total=4, current_cell=1
+    )
 
 
 def finish(site: Site, run: str, outcome: Outcome, error: RunError | None = None) -> None:
-    site.services.runs.finish(run, Finish(outcome, START_MS, site.clock.at_ms, error))
+    site.services.runs.finish(run, Finish(1, outcome, START_MS, site.clock.at_ms, error))
 
 
 def test_a_run_shows_its_progress_and_cost_and_at_its_end_the_page_is_loaded_anew(site: Site) -> None:
@@ -372,7 +404,7 @@ def test_a_run_shows_its_progress_and_cost_and_at_its_end_the_page_is_loaded_ane
     browser = site.browser("ann")
     start(site, run)
     site.clock.at_ms += 300_000
-    site.services.runs.progress(run, started_at_ms=None, cells_done=1, cells_total=4, current_cell=2)
+    site.services.runs.progress(run, attempt=1, started_at_ms=None, cells_done=1, cells_total=4, current_cell=2)
     page = browser.get(f"/runs/{run}").text
     assert "1 of 4 cells</span>, cell 2 is running" in page
     assert "5 min of at most 10 min" in page

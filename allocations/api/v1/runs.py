@@ -42,8 +42,9 @@ class ClaimBody(Body):
 
 
 class ProgressBody(Body):
-    """How far a run is."""
+    """How far an attempt of a run is."""
 
+    attempt: Annotated[int, Field(ge=1)]
     started_at: datetime | None = None
     cells_done: Annotated[int, Field(ge=0)]
     cells_total: Annotated[int, Field(ge=0)]
@@ -51,8 +52,9 @@ class ProgressBody(Body):
 
 
 class FinishBody(Body):
-    """How a run ended."""
+    """How an attempt of a run ended."""
 
+    attempt: Annotated[int, Field(ge=1)]
     outcome: Outcome
     started_at: datetime | None = None
     ended_at: datetime
@@ -122,6 +124,7 @@ def progress(run_id: str, body: ProgressBody, services: Wired, _caller: LeaseHol
     """Note how far a run is; the first report starts its charge."""
     return services.runs.progress(
         run_id,
+        attempt=body.attempt,
         started_at_ms=to_ms(body.started_at),
         cells_done=body.cells_done,
         cells_total=body.cells_total,
@@ -133,7 +136,7 @@ def progress(run_id: str, body: ProgressBody, services: Wired, _caller: LeaseHol
 def finish(run_id: str, body: FinishBody, services: Wired, _caller: LeaseHolder) -> RunView:
     """End a run and settle what it used."""
     run = services.runs.finish(
-        run_id, Finish(body.outcome, to_ms(body.started_at), from_datetime(body.ended_at), body.error)
+        run_id, Finish(body.attempt, body.outcome, to_ms(body.started_at), from_datetime(body.ended_at), body.error)
     )
     log.info(
         "run %s",
