@@ -255,21 +255,30 @@ class ReportService:
         """Return a person's requests, newest first."""
         with self._database.read() as connection:
             return [
-                self._request_view(connection, request) for request in self._requests.of_applicant(connection, person)
+                self._request_view(connection, request, with_reviews=False)
+                for request in self._requests.of_applicant(connection, person)
             ]
 
     def request_queue(self) -> list[RequestView]:
         """Return what waits for a reviewer, oldest first."""
         with self._database.read() as connection:
-            return [self._request_view(connection, request) for request in self._requests.queue(connection)]
+            return [
+                self._request_view(connection, request, with_reviews=True)
+                for request in self._requests.queue(connection)
+            ]
 
     def request(self, actor: Actor, request_id: str) -> RequestView:
-        """Return a request to its applicant, a reviewer or an administrator."""
+        """Return a request to its applicant, a reviewer or an administrator.
+
+        Review is single-blind: applicants see decisions and their reasons, never who wrote or scored what.
+        """
         with self._database.read() as connection:
             request = self._requests.get(connection, request_id)
             if request is None or not (actor.name == request.applicant or actor.reviewer or actor.admin):
                 raise NotFoundError(f"There is no request {request_id!r}.", "Look it up in the list of requests.")
-            return self._request_view(connection, request)
+            return self._request_view(
+                connection, request, with_reviews=actor.reviewer and actor.name != request.applicant
+            )
 
     def audit_log(self, *, before_id: int | None = None, subject: str | None = None) -> list[AuditEntryView]:
         """Return a page of the audit log, newest first."""
@@ -355,8 +364,9 @@ class ReportService:
             )
         return entries
 
-    def _request_view(self, connection: Connection, request: Request) -> RequestView:
-        return RequestView.from_request(request, self._requests.reviews(connection, request.id))
+    def _request_view(self, connection: Connection, request: Request, *, with_reviews: bool) -> RequestView:
+        reviews = self._requests.reviews(connection, request.id) if with_reviews else []
+        return RequestView.from_request(request, reviews)
 
 
 def _member_view(member: Member) -> MemberView:

@@ -130,7 +130,7 @@ class HubIdentities:
 
     def is_csrf_token(self, request: Request, token: str) -> bool:
         """Say whether the token is this session's."""
-        return hmac.compare_digest(self.csrf_token(request), token)
+        return hmac.compare_digest(self.csrf_token(request).encode(), token.encode())
 
     def begin_login(self, next_url: str) -> tuple[str, str]:
         """Return (where to send the browser, what to keep in the state cookie)."""
@@ -152,7 +152,7 @@ class HubIdentities:
     async def finish_login(self, code: str, state: str, state_cookie: str) -> tuple[str, str]:
         """Return (session cookie, next URL); NotSignedInError when the state or the code is bad."""
         refused = NotSignedInError("Signing in was not completed.", "Open the page again to sign in.")
-        if not hmac.compare_digest(sha256(state_cookie.encode()).hexdigest(), state):
+        if not hmac.compare_digest(sha256(state_cookie.encode()).hexdigest().encode(), state.encode()):
             raise refused
         try:
             kept: dict[str, Any] = self._states.loads(state_cookie, max_age=STATE_SECONDS)

@@ -44,5 +44,13 @@ class RequestMetrics:
         try:
             await self._app(scope, receive, note_status)
         finally:
-            route = getattr(scope.get("route"), "path", "unknown")
-            _REQUESTS.labels(route, scope["method"], status).observe(time.perf_counter() - begin)
+            _REQUESTS.labels(_template(scope), scope["method"], status).observe(time.perf_counter() - begin)
+
+
+def _template(scope: Scope) -> str:
+    """Return the path with the names of its parameters in place of their values."""
+    if "route" not in scope:
+        return "unknown"
+    values = {str(value): name for name, value in scope.get("path_params", {}).items()}
+    parts = scope["path"].split("/")
+    return "/".join(f"{{{values[part]}}}" if part in values else part for part in parts)

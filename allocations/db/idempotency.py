@@ -5,19 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from sqlalchemy import insert, select
+from sqlalchemy.exc import IntegrityError
 
 from allocations.db.schema import idempotency
-from allocations.errors import IdempotencyConflictError, InvalidInputError
+from allocations.errors import (
+    AtOnceLimitError,
+    IdempotencyConflictError,
+    InsufficientBalanceError,
+    InvalidInputError,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from sqlalchemy import Connection
 
 KEY_LENGTH_MAX = 200
+Answer = TypeVar("Answer")
+Parameters = ParamSpec("Parameters")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +65,8 @@ class IdempotencyKey:
     def remember(self, connection: Connection, answer: str, at_ms: int) -> None:
         """Keep the answer (JSON) in the same transaction as what it answers.
 
-        Of two simultaneous requests with one key, the primary key lets one commit; the other fails whole and finds
-        the answer when it is repeated.
+        Of two simultaneous requests with one key, the primary key lets one commit; the other fails whole, and
+        `answered_once` lets it look again.
         """
         connection.execute(
             insert(idempotency).values(
@@ -68,3 +77,19 @@ class IdempotencyKey:
                 created_at_ms=at_ms,
             )
         )
+
+
+def answered_once(act: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:
+    """Make a method that is one transaction look again when another with the same key may have won meanwhile.
+
+    That one's commit shows as the key that is there already, or as the room and balance that it took itself.
+    """
+
+    @wraps(act)
+    def act_again(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Answer:
+        try:
+            return act(*args, **kwargs)
+        except (IntegrityError, AtOnceLimitError, InsufficientBalanceError):
+            return act(*args, **kwargs)
+
+    return act_again

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from allocations.clock import MS_PER_SECOND
+from allocations.db.idempotency import answered_once
 from allocations.db.schema import balances
 from allocations.errors import (
     AgreementRequiredError,
@@ -90,6 +91,7 @@ class LeaseService:
         self._allocations = allocations
         self._agreements = agreements
 
+    @answered_once
     def acquire(self, request: LeaseRequest, idempotency: IdempotencyKey) -> LeaseView:
         """Hold what is needed before anything is created.
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from allocations.clock import MS_PER_DAY
-from allocations.db.idempotency import IdempotencyKey
+from allocations.db.idempotency import IdempotencyKey, answered_once
 from allocations.errors import (
     InvalidInputError,
     NotAllowedError,
@@ -73,6 +73,7 @@ class AllocationService:
         self._agreements = agreements
         self._audit = audit
 
+    @answered_once
     def accept_agreement(self, person: str, version: str) -> None:
         """Record that a person accepts the agreement in force; the first time, open the entry allocation.
 
@@ -133,6 +134,7 @@ class AllocationService:
             "allocation.open",
             allocation.id,
             why,
+            name=name,
             tier=tier.name,
             lead=lead,
             microcredits=granted,
@@ -152,6 +154,7 @@ class AllocationService:
         self._allocations.change(connection, allocation_id, award=award.model_dump_json())
         self.record(connection, actor, "allocation.instalment", allocation_id, why, microcredits=amount)
 
+    @answered_once
     def divide(
         self,
         actor: Actor,
@@ -208,7 +211,8 @@ class AllocationService:
                 actor.name,
                 "allocation.divide",
                 child.id,
-                parent=parent.id,
+                name=name,
+                parent=parent.name,
                 lead=lead,
                 microcredits=microcredits,
                 guaranteed=guaranteed,
@@ -230,7 +234,14 @@ class AllocationService:
             self._require_share(connection, parent, child, microcredits, guaranteed=child.guaranteed)
             amount = microcredits - before
             self._grant(connection, child_id, amount, actor.name, TransactionKind.GRANT, "limit changed")
-            self.record(connection, actor.name, "allocation.change_share", child_id, before=before, after=microcredits)
+            self.record(
+                connection,
+                actor.name,
+                "allocation.change_share",
+                child_id,
+                before_microcredits=before,
+                microcredits=microcredits,
+            )
 
     def add_member(self, actor: Actor, allocation_id: str, person: str, role: MemberRole) -> None:
         """Add a person, or change the role of one who is a member already."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from allocations.db.idempotency import IdempotencyKey
+from allocations.db.idempotency import IdempotencyKey, answered_once
 from allocations.errors import InvalidInputError, NotAllowedError, NotFoundError, TransitionError
 from allocations.lifecycle.models import (
     MANAGING_ROLES,
@@ -181,6 +181,7 @@ class RequestService:
             f"Choose one of: {', '.join(tier.name for tier in tiers)}.",
         )
 
+    @answered_once
     def _add(
         self,
         actor: Actor,

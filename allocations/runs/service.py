@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from allocations.db.idempotency import answered_once
 from allocations.errors import (
     AllocationsError,
     AtOnceLimitError,
@@ -91,6 +92,7 @@ class RunService:
         self._runs = runs
         self._files = files
 
+    @answered_once
     def submit(self, submission: Submission, idempotency: IdempotencyKey) -> RunView:
         """Queue a run; what could never be admitted is refused at once with the AllocationsError that says why."""
         rules = self._policy.runs

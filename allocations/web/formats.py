@@ -32,6 +32,14 @@ def to_exact_credits(microcredits: int) -> str:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
+def to_detail(name: str, value: object) -> str:
+    """A detail of the audit log in words: amounts as credits, choices as yes and no."""
+    if name.endswith("microcredits") and isinstance(value, int):
+        return f"{name.removesuffix('microcredits').replace('_', ' ')}{to_credits(value)} credits"
+    words = ("no", "yes")[value] if isinstance(value, bool) else str(value)
+    return f"{name.replace('_', ' ')}: {words}"
+
+
 def to_number(number: float) -> str:
     """A number to four digits, with separators and without needless zeros."""
     whole = 1000

@@ -102,6 +102,7 @@ _environment.filters |= {
 }
 _environment.globals |= {
     "bar_of": figures.Bar.of,
+    "detail": formats.to_detail,
     "lease_cost": figures.lease_cost,
     "run_cost": figures.run_cost,
     "run_seconds": figures.run_seconds,

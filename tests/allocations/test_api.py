@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from fastapi.testclient import TestClient
+from prometheus_client import generate_latest
 
 from allocations.api.app import PREFIX, create_app
 from allocations.api.identity import HubIdentities, Identity, Scope
@@ -121,11 +122,15 @@ def test_a_request_from_submission_to_award_and_the_audit_log(client: TestClient
     assert call(client, "ann", "GET", "/requests/queue").status_code == 403
     assert call(client, "ann", "POST", f"/requests/{request['id']}/approve", {}).json()["code"] == "not_allowed"
     assert [one["id"] for one in call(client, "rev", "GET", "/requests/queue").json()["requests"]] == [request["id"]]
+    word = {"comment": "I doubt it", "score": 2}
+    assert call(client, "rev", "POST", f"/requests/{request['id']}/reviews", word).status_code == 201
+    assert call(client, "ann", "GET", f"/requests/{request['id']}").json()["reviews"] == [], "review is single-blind"
+    assert call(client, "rev", "GET", f"/requests/{request['id']}").json()["reviews"][0]["score"] == 2
     approved = call(client, "rev", "POST", f"/requests/{request['id']}/approve", {"why": "sound"}).json()
     assert approved["state"] == "approved"
     assert call(client, "rev", "GET", "/audit").status_code == 403
     entries = call(client, "admin", "GET", f"/audit?subject={request['id']}").json()["entries"]
-    assert [entry["action"] for entry in entries] == ["request.approve", "request.submit"]
+    assert [entry["action"] for entry in entries] == ["request.approve", "request.review", "request.submit"]
     assert entries[0]["why"] == "sound"
 
 
@@ -133,3 +138,10 @@ def test_health_tells_version_database_and_worker_lag(client: TestClient) -> Non
     health = client.get(f"{API}/health").json()
     assert (health["status"], health["database"], health["worker_lag_seconds"]) == ("degraded", "ok", None)
     assert health["database_revision"] == "0001"
+
+
+def test_metrics_are_labelled_by_route_not_by_id(client: TestClient) -> None:
+    call(client, "ann", "GET", "/allocations/a-secret-id")
+    text = generate_latest().decode()
+    assert f'route="{API}/allocations/{{allocation_id}}"' in text
+    assert "a-secret-id" not in text

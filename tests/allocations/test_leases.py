@@ -29,6 +29,7 @@ from allocations.lifecycle.allocations import Actor
 from allocations.lifecycle.models import MemberRole
 
 if TYPE_CHECKING:
+    from allocations.leases.views import LeaseView
     from tests.allocations.conftest import Bench
 
 SMALL = 13  # microcredits a second: 1 core at 9, 4 GiB at 1
@@ -190,6 +191,26 @@ def test_same_key_and_request_same_answer_another_request_a_conflict(bench: Benc
     with pytest.raises(IdempotencyConflictError):
         bench.services.leases.acquire(request, bench.key({"size": "standard"}, "once"))
     assert bench.services.reports.allocations_of("ann")[0].held_microcredits == first.held_microcredits
+
+
+def test_simultaneous_requests_with_one_key_get_one_lease_and_one_answer(bench: Bench) -> None:
+    entry = bench.accept("ann")
+    request, key = bench.request(entry), bench.key({"size": "small"}, "once")
+    answers: list[LeaseView] = []
+    barrier = threading.Barrier(6)
+
+    def race() -> None:
+        barrier.wait()
+        answers.append(bench.services.leases.acquire(request, key))
+
+    threads = [threading.Thread(target=race) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 6
+    assert len({answer.id for answer in answers}) == 1
+    bench.assert_clean()
 
 
 def test_admission_says_why_not(bench: Bench) -> None:

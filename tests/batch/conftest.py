@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
-from tests.batch.batch_harness import GIB, ROOT, FakeService, RunnerOfTest, notebook
 
 from hub.batch.files import RunDirectory, RunSpec
 from hub.batch.local import MARK
 from hub.batch.processes import living_marked
+from tests.batch.batch_harness import GIB, ROOT, FakeService, RunnerOfTest, notebook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

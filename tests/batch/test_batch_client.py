@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
-from tests.batch.batch_harness import FakeService, notebook
 
 from hub.batch.client import (
     BatchClient,
@@ -18,6 +17,7 @@ from hub.batch.client import (
     SettingsError,
     parse_parameter,
 )
+from tests.batch.batch_harness import FakeService, notebook
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
-from tests.batch.batch_harness import ROOT, FakeService, notebook, wait_for
 
 from hub.batch.executor import Executor, only_executor
 from hub.batch.local import MARK, LocalBackend
 from hub.batch.observe import Metrics
 from hub.batch.processes import living_marked
 from hub.batch.service import ExecutorService
+from tests.batch.batch_harness import ROOT, FakeService, notebook, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.batch.batch_harness import GIB, notebook, wait_for
 
 from hub.batch.notebook import NotebookFailedError, check_parameters, load_notebook
 from hub.batch.processes import living_descendants, read_stat
 from hub.batch.runner import EXIT_TAKEN
+from tests.batch.batch_harness import GIB, notebook, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import nbformat
+
     from tests.batch.batch_harness import RunnerOfTest
 
     MakeRun = Callable[..., RunnerOfTest]

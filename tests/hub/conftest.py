@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
-from tests.hub.fake_allocations import FakeAllocations
 from jupyterhub import orm
 from jupyterhub.objects import Hub, Server
 from jupyterhub.user import User
@@ -17,6 +16,7 @@ from traitlets.config import Config
 from hub.client import AllocationsClient
 from hub.spawner.local import LocalAllocationSpawner
 from hub.spawner.pending import PendingSettleQueue
+from tests.hub.fake_allocations import FakeAllocations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

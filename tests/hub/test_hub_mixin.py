@@ -8,8 +8,9 @@ import signal
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from tests.hub.fake_allocations import allocation, start_options
 from jupyterhub.spawner import SpawnException
+
+from tests.hub.fake_allocations import allocation, start_options
 
 
 def started(bench, queue=None, **traits):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.hub.fake_allocations import allocation, size, start_options
 
 from hub.client import StartOptions
 from hub.spawner.choice import Choice
 from hub.spawner.pages import refusal, render_start_form, to_credits, to_hours
+from tests.hub.fake_allocations import allocation, size, start_options
 
 
 def render(chosen=None, **changes):

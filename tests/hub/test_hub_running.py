@@ -17,8 +17,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.hub.fake_allocations import FakeAllocations
 from traitlets.config.loader import PyFileConfigLoader
+
+from tests.hub.fake_allocations import FakeAllocations
 
 ROOT = Path(__file__).parents[2]
 PROXY = ROOT / "node_modules" / ".bin" / "configurable-http-proxy"

@@ -7,6 +7,7 @@ import pytest
 from allocations.errors import InvalidInputError
 from allocations.web.formats import (
     to_credits,
+    to_detail,
     to_duration,
     to_exact_credits,
     to_moment,
@@ -69,3 +70,17 @@ def test_parameters_are_yaml_scalars() -> None:
         "g": "2026-05-01",
         "h": [1, "two"],
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("microcredits", 1_200_500_000, "1,200.50 credits"),
+        ("before_microcredits", 1_000_000, "before 1.00 credits"),
+        ("guaranteed", True, "guaranteed: yes"),
+        ("lead", "<b>", "lead: <b>"),
+        ("instalments_released", 2, "instalments released: 2"),
+    ],
+)
+def test_a_detail_of_the_audit_log_in_words(name: str, value: object, words: str) -> None:
+    assert to_detail(name, value) == words
