@@ -52,11 +52,11 @@ def running_postgres() -> Iterator[str]:
 
 
 @contextmanager
-def fresh_database(server_url: str, name: str) -> Iterator[str]:
-    """Make an empty database on the server, give its URL, and drop it at the end."""
+def fresh_database(server_url: str, name: str, template: str = "template1") -> Iterator[str]:
+    """Make a database on the server, empty or like another, give its URL, and drop it at the end."""
     plain = server_url.replace("+psycopg", "")
     with psycopg.connect(plain, autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}"')
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     try:
         yield server_url.replace("/postgres?", f"/{name}?")
     finally:

@@ -84,16 +84,20 @@ class Bench:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    with running_postgres() as url:
+    """A server with a migrated database, `migrated`, to copy."""
+    with running_postgres() as url, fresh_database(url, "migrated") as migrated:
+        database = Database(migrated)
+        upgrade(database)
+        database.dispose()
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
         yield f"sqlite:///{tmp_path / 'allocations.sqlite'}"
     else:
-        with fresh_database(request.getfixturevalue("postgres_server"), f"t{uuid.uuid4().hex}") as url:
+        with fresh_database(request.getfixturevalue("postgres_server"), f"t{uuid.uuid4().hex}", "migrated") as url:
             yield url
 
 

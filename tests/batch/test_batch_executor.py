@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     QueueRun = Callable[..., RunDirectory]
 
+pytestmark = pytest.mark.slow
+
 SECRET = "token-of-the-executor"
 SLEEP = "import time; time.sleep(60)"
 
@@ -160,7 +162,6 @@ def test_a_run_that_ends_while_the_service_is_away_is_reported_with_its_own_time
     assert (report["outcome"], report["ended_at"]) == ("succeeded", result.ended_at)
 
 
-@pytest.mark.slow
 def test_a_restarted_executor_adopts_the_run_of_a_killed_one_and_reports_it_once(
     start_executor: Callable[[], subprocess.Popen[str]], service: FakeService, queue_run: QueueRun, tmp_path: Path
 ) -> None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     MakeRun = Callable[..., RunnerOfTest]
 
+pytestmark = pytest.mark.slow
+
 SLEEP = "import time\nprint('asleep', flush=True)\ntime.sleep(60)"
 
 
@@ -148,7 +150,6 @@ def test_sigterm_keeps_what_was_done_and_leaves_no_process(make_run: MakeRun) ->
     assert not [pid for pid in below if (stat := read_stat(pid)) and stat.state != "Z"]
 
 
-@pytest.mark.slow
 def test_the_runner_keeps_the_deadline_by_itself(make_run: MakeRun) -> None:
     ignores = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)"
     stubborn = make_run(notebook(ignores, "open('ran', 'w')"), max_seconds=4)

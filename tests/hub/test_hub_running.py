@@ -21,6 +21,8 @@ from traitlets.config.loader import PyFileConfigLoader
 
 from tests.hub.fake_allocations import FakeAllocations
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PROXY = ROOT / "node_modules" / ".bin" / "configurable-http-proxy"
 CONFIG = ROOT / "hub" / "jupyterhub_config.py"
@@ -257,7 +259,6 @@ def test_a_token_of_the_allocations_pages_carries_what_its_person_may_do(hub, na
     assert "access:services!service=allocations" in scopes
 
 
-@pytest.mark.slow
 def test_a_server_outlives_a_killed_hub_and_so_does_a_settle_that_found_no_service(hub):
     browser = hub.browser("ada")
     hub.service.leases.clear()
