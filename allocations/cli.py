@@ -81,7 +81,7 @@ def up(host: str, port: int, state: Path) -> None:
 @main.command(hidden=True)
 def serve() -> None:
     """Serve the allocations API and pages, as the environment says."""
-    from allocations.api.app import serve as run  # noqa: PLC0415  # as above
+    from allocations.app import serve as run  # noqa: PLC0415  # as above
 
     run()
 

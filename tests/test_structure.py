@@ -23,8 +23,9 @@ LAYERS = (
     {"reports"},
     {"settings"},
     {"factory", "hub_client"},
-    {"api", "web", "worker"},
-    {"up"},
+    {"api"},
+    {"web"},
+    {"app", "worker", "up"},
     {"cli"},
 )
 

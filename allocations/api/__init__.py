@@ -1,1 +1,1 @@
-"""The HTTP API and its application: thin handlers, each naming the scope that it needs."""
+"""The HTTP API: thin handlers, each naming the scope that it needs; errors as problem details."""

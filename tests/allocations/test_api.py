@@ -8,8 +8,8 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import generate_latest
 
-from allocations.api.app import PREFIX, create_app
 from allocations.api.identity import HubIdentities, Identity, Scope
+from allocations.app import PREFIX, create_app
 from allocations.lifecycle.allocations import Actor
 from allocations.lifecycle.models import MemberRole
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fastapi.testclient import TestClient
 
-from allocations.api.app import PREFIX, create_app
 from allocations.api.identity import SESSION_COOKIE, HubIdentities, Identity, Scope
+from allocations.app import PREFIX, create_app
 from allocations.db.database import Database
 from allocations.db.idempotency import IdempotencyKey
 from allocations.db.migrate import upgrade

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from allocations.api.app import PREFIX
+from allocations.app import PREFIX
 from allocations.db.idempotency import IdempotencyKey
 from allocations.leases.models import LeaseKind, LeaseRequest
 from allocations.lifecycle.allocations import Actor

@@ -8,8 +8,8 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from allocations.api.app import PREFIX
 from allocations.api.identity import SESSION_COOKIE, STATE_COOKIE
+from allocations.app import PREFIX
 from allocations.web.session import local_path
 
 if TYPE_CHECKING:
