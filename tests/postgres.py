@@ -41,13 +41,14 @@ def running_postgres() -> Iterator[str]:
     def call(*command: str | Path) -> None:
         subprocess.run([*as_server, *map(str, command)], check=True, cwd=directory, stdout=subprocess.DEVNULL)
 
-    call(binaries / "initdb", "-D", data, "-A", "trust", "-U", user, "-E", "UTF8", "--locale=C.UTF-8")
-    options = f"-c listen_addresses= -c unix_socket_directories={directory} -c max_connections=100"
-    call(binaries / "pg_ctl", "-D", data, "-w", "-l", directory / "log", "-o", options, "start")
     try:
+        call(binaries / "initdb", "-D", data, "-A", "trust", "-U", user, "-E", "UTF8", "--locale=C.UTF-8")
+        options = f"-c listen_addresses= -c unix_socket_directories={directory} -c max_connections=100"
+        call(binaries / "pg_ctl", "-D", data, "-w", "-l", directory / "log", "-o", options, "start")
         yield f"postgresql+psycopg://{user}@/postgres?host={directory}"
     finally:
-        call(binaries / "pg_ctl", "-D", data, "-w", "-m", "immediate", "stop")
+        if (data / "postmaster.pid").exists():
+            call(binaries / "pg_ctl", "-D", data, "-w", "-m", "immediate", "stop")
         shutil.rmtree(directory)
 
 

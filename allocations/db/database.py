@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import threading
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, create_engine, event, text
@@ -19,6 +20,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.url = make_url(url)
+        self._writers = threading.Lock()
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             self.engine = create_engine(self.url, connect_args={"timeout": SQLITE_BUSY_SECONDS})
@@ -41,7 +43,10 @@ class Database:
         SQLite takes its one write lock at the start, so that a read inside can never be outdated by another writer;
         PostgreSQL runs at READ COMMITTED, where conditional updates lock the rows that decide.
         """
-        with self.engine.connect().execution_options(meridian_write=True) as connection, connection.begin():
+        # SQLite's writers take turns in the order of coming, rather than sleeping until one of them gets lucky.
+        turn = self._writers if self.is_sqlite else nullcontext()
+        options = {"meridian_write": True}
+        with turn, self.engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
 
     def ping(self) -> None:

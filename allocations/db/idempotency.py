@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from sqlalchemy import insert, select
+from sqlalchemy import bindparam, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from allocations.db.schema import idempotency
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+_RECALL = select(idempotency).where(
+    idempotency.c.caller == bindparam("of_caller"), idempotency.c.key == bindparam("of_key")
+)
+_REMEMBER = insert(idempotency)
 KEY_LENGTH_MAX = 200
 Answer = TypeVar("Answer")
 Parameters = ParamSpec("Parameters")
@@ -50,9 +54,7 @@ class IdempotencyKey:
 
     def recall(self, connection: Connection) -> str | None:
         """Return the remembered answer (JSON), or None; IdempotencyConflictError when the request differs."""
-        row = connection.execute(
-            select(idempotency).where(idempotency.c.caller == self.caller, idempotency.c.key == self.key)
-        ).one_or_none()
+        row = connection.execute(_RECALL, {"of_caller": self.caller, "of_key": self.key}).one_or_none()
         if row is None:
             return None
         if row.request_hash != self.request_hash:
@@ -69,13 +71,14 @@ class IdempotencyKey:
         `answered_once` lets it look again.
         """
         connection.execute(
-            insert(idempotency).values(
-                caller=self.caller,
-                key=self.key,
-                request_hash=self.request_hash,
-                answer=answer,
-                created_at_ms=at_ms,
-            )
+            _REMEMBER,
+            {
+                "caller": self.caller,
+                "key": self.key,
+                "request_hash": self.request_hash,
+                "answer": answer,
+                "created_at_ms": at_ms,
+            },
         )
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from allocations.clock import MS_PER_SECOND
 from allocations.db.idempotency import answered_once
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from allocations.lifecycle.store import AgreementStore, AllocationStore
     from allocations.policy.models import Image, Policy, Size
 
+_UNITS = select(balances.c.unit).where(balances.c.allocation_id.in_(bindparam("path", expanding=True))).distinct()
 AGREEMENT_URL = "/services/allocations/agreement"
 WORKER = "worker"
 
@@ -325,9 +326,7 @@ class LeaseService:
 
     def _units(self, connection: Connection, path: Sequence[str], lease: Lease) -> list[Unit]:
         """Return the units to hold: those that any node of the path is limited in and the lease uses."""
-        limited = connection.execute(
-            select(balances.c.unit).where(balances.c.allocation_id.in_(path)).distinct()
-        ).scalars()
+        limited = connection.execute(_UNITS, {"path": list(path)}).scalars()
         return sorted(unit for unit in map(Unit, limited) if lease.per_second(unit) > 0)
 
     def _locked(self, connection: Connection, lease_id: str) -> Lease:

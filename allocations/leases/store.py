@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import case, func, insert, select, update
+from sqlalchemy import bindparam, case, func, insert, select, update
 
 from allocations.db import schema
 from allocations.leases.models import Hold, Lease, LeaseKind, LeaseState
@@ -18,6 +17,36 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
 _OPEN = schema.leases.c.state == LeaseState.OPEN
+
+# Built once: making a statement costs more than running it.
+_C = schema.leases.c
+_OWN = (_C.person == bindparam("person")) & (_C.kind == LeaseKind.INTERACTIVE)
+_IN_USE = select(
+    func.coalesce(func.sum(case((_OWN, 1), else_=0)), 0),
+    func.coalesce(func.sum(_C.cores), 0),
+    func.coalesce(func.sum(_C.gpus), 0),
+).where(_C.root_id == bindparam("root"), _OPEN)
+_ADD, _ADD_HOLDS = insert(schema.leases), insert(schema.holds)
+_GET = select(schema.leases).where(_C.id == bindparam("lease"))
+_LOCK = _GET.with_for_update()
+_H = schema.holds.c
+_OPEN_HOLDS = select(schema.holds).where(_H.lease_id == bindparam("lease"), _H.state == LeaseState.OPEN)
+_END_HOLD = (
+    update(schema.holds)
+    .where(
+        _H.lease_id == bindparam("lease"),
+        _H.sequence == bindparam("of_sequence"),
+        _H.unit == bindparam("of_unit"),
+        _H.state == LeaseState.OPEN,
+    )
+    .values(state=bindparam("to_state"), charged=bindparam("now_charged"))
+)
+_AMOUNTS = (
+    select(_H.lease_id, func.sum(case((_H.state == LeaseState.OPEN, _H.amount), else_=0)), func.sum(_H.charged))
+    .where(_H.lease_id.in_(bindparam("leases", expanding=True)), _H.unit == Unit.CREDITS)
+    .group_by(_H.lease_id)
+)
+_CHANGE = update(schema.leases).where(_C.id == bindparam("lease"))
 
 
 def _lease(row: Row[Any]) -> Lease:
@@ -32,23 +61,26 @@ class LeaseStore:
 
     def add(self, connection: Connection, lease: Lease) -> None:
         """Insert a lease."""
-        connection.execute(insert(schema.leases), asdict(lease))
+        connection.execute(_ADD, {name: getattr(lease, name) for name in lease.__slots__})
 
     def add_holds(self, connection: Connection, holds: Iterable[Hold]) -> None:
         """Insert open holds."""
         connection.execute(
-            insert(schema.holds), [{**asdict(hold), "charged": 0, "state": LeaseState.OPEN} for hold in holds]
+            _ADD_HOLDS,
+            [
+                {**{name: getattr(hold, name) for name in hold.__slots__}, "charged": 0, "state": LeaseState.OPEN}
+                for hold in holds
+            ],
         )
 
     def get(self, connection: Connection, lease_id: str, *, lock: bool = False) -> Lease | None:
         """Return a lease, locked against other writers when asked, or None."""
-        query = select(schema.leases).where(schema.leases.c.id == lease_id)
-        row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+        row = connection.execute(_LOCK if lock else _GET, {"lease": lease_id}).one_or_none()
         return _lease(row) if row else None
 
     def change(self, connection: Connection, lease_id: str, **values: object) -> None:
         """Set columns of a lease."""
-        connection.execute(update(schema.leases).where(schema.leases.c.id == lease_id).values(**values))
+        connection.execute(_CHANGE, {"lease": lease_id, **values})
 
     def mark_seen(self, connection: Connection, lease_ids: Iterable[str], at_ms: int) -> None:
         """Note that the servers of leases were seen running."""
@@ -60,9 +92,7 @@ class LeaseStore:
 
     def open_holds(self, connection: Connection, lease_id: str) -> list[Hold]:
         """Return the holds of a lease that have not ended, one for each unit."""
-        rows = connection.execute(
-            select(schema.holds).where(schema.holds.c.lease_id == lease_id, schema.holds.c.state == LeaseState.OPEN)
-        )
+        rows = connection.execute(_OPEN_HOLDS, {"lease": lease_id})
         return [
             Hold(
                 row.lease_id,
@@ -79,14 +109,14 @@ class LeaseStore:
     def end_hold(self, connection: Connection, hold: Hold, state: LeaseState, charged: int) -> None:
         """Mark a hold as ended, once: the row must still be open."""
         ended = connection.execute(
-            update(schema.holds)
-            .where(
-                schema.holds.c.lease_id == hold.lease_id,
-                schema.holds.c.sequence == hold.sequence,
-                schema.holds.c.unit == hold.unit,
-                schema.holds.c.state == LeaseState.OPEN,
-            )
-            .values(state=state, charged=charged)
+            _END_HOLD,
+            {
+                "lease": hold.lease_id,
+                "of_sequence": hold.sequence,
+                "of_unit": hold.unit,
+                "to_state": state,
+                "now_charged": charged,
+            },
         )
         assert ended.rowcount == 1, "a hold ends once"
 
@@ -113,15 +143,7 @@ class LeaseStore:
 
     def in_use(self, connection: Connection, root_id: str, person: str) -> InUse:
         """Count what is open on a tree of allocations."""
-        leases = schema.leases.c
-        own_server = (leases.person == person) & (leases.kind == LeaseKind.INTERACTIVE)
-        row = connection.execute(
-            select(
-                func.coalesce(func.sum(case((own_server, 1), else_=0)), 0),
-                func.coalesce(func.sum(leases.cores), 0),
-                func.coalesce(func.sum(leases.gpus), 0),
-            ).where(leases.root_id == root_id, _OPEN)
-        ).one()
+        row = connection.execute(_IN_USE, {"person": person, "root": root_id}).one()
         return InUse(int(row[0]), int(row[1]), int(row[2]))
 
     def open_leases(
@@ -156,14 +178,5 @@ class LeaseStore:
 
     def amounts(self, connection: Connection, lease_ids: Iterable[str]) -> dict[str, tuple[int, int]]:
         """Return (held now, charged so far) in microcredits by lease."""
-        holds = schema.holds.c
-        rows = connection.execute(
-            select(
-                holds.lease_id,
-                func.sum(case((holds.state == LeaseState.OPEN, holds.amount), else_=0)),
-                func.sum(holds.charged),
-            )
-            .where(holds.lease_id.in_(list(lease_ids)), holds.unit == Unit.CREDITS)
-            .group_by(holds.lease_id)
-        )
+        rows = connection.execute(_AMOUNTS, {"leases": list(lease_ids)})
         return {row[0]: (int(row[1]), int(row[2])) for row in rows}

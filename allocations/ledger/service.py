@@ -45,6 +45,8 @@ _END_HOLD = (
 )
 _CHANGE_LIMIT = update(balances).where(_HERE).values(limit_amount=balances.c.limit_amount + bindparam("amount"))
 _UNITS = select(balances.c.unit).where(balances.c.allocation_id == bindparam("node"))
+_PARENT = select(allocations.c.parent_id).where(allocations.c.id == bindparam("node"))
+_POST = insert(journal)
 _ROW = select(balances).where(_HERE)
 
 
@@ -56,7 +58,7 @@ class Ledger:
         path: list[str] = []
         node: str | None = allocation_id
         while node is not None:
-            row = connection.execute(select(allocations.c.parent_id).where(allocations.c.id == node)).one_or_none()
+            row = connection.execute(_PARENT, {"node": node}).one_or_none()
             if row is None:
                 raise UnknownAllocationError(
                     f"There is no allocation {allocation_id!r}.", "Choose one of your own allocations."
@@ -213,7 +215,7 @@ class Ledger:
             if amount > 0
         ]
         if rows:
-            connection.execute(insert(journal), rows)
+            connection.execute(_POST, rows)
 
 
 def _amount(amount: int, unit: Unit) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, delete, insert, select, update
+from sqlalchemy import and_, bindparam, delete, insert, select, update
 
 from allocations.db import schema
 from allocations.lifecycle.models import (
@@ -24,6 +24,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from sqlalchemy import Connection, Row
+
+# Built once: making a statement costs more than running it.
+_GET = select(schema.allocations).where(schema.allocations.c.id == bindparam("node"))
+_MEMBER = select(schema.members).where(
+    schema.members.c.allocation_id == bindparam("node"), schema.members.c.person == bindparam("of_person")
+)
+_ACCEPTED = select(schema.agreements.c.accepted_at_ms).where(
+    schema.agreements.c.person == bindparam("of_person"), schema.agreements.c.version == bindparam("of_version")
+)
 
 
 def _allocation(row: Row[Any]) -> Allocation:
@@ -70,9 +79,7 @@ class AllocationStore:
 
     def get(self, connection: Connection, allocation_id: str) -> Allocation | None:
         """Return the allocation, or None."""
-        row = connection.execute(
-            select(schema.allocations).where(schema.allocations.c.id == allocation_id)
-        ).one_or_none()
+        row = connection.execute(_GET, {"node": allocation_id}).one_or_none()
         return _allocation(row) if row else None
 
     def change(self, connection: Connection, allocation_id: str, **values: object) -> None:
@@ -153,11 +160,7 @@ class AllocationStore:
 
     def member(self, connection: Connection, allocation_id: str, person: str) -> Member | None:
         """Return a person's place in an allocation, or None."""
-        row = connection.execute(
-            select(schema.members).where(
-                schema.members.c.allocation_id == allocation_id, schema.members.c.person == person
-            )
-        ).one_or_none()
+        row = connection.execute(_MEMBER, {"node": allocation_id, "of_person": person}).one_or_none()
         return _member(row) if row else None
 
     def members(self, connection: Connection, allocation_ids: Iterable[str]) -> list[Member]:
@@ -184,11 +187,7 @@ class AgreementStore:
 
     def accepted_at_ms(self, connection: Connection, person: str, version: str) -> int | None:
         """Return when the person accepted the version, or None."""
-        return connection.execute(
-            select(schema.agreements.c.accepted_at_ms).where(
-                schema.agreements.c.person == person, schema.agreements.c.version == version
-            )
-        ).scalar_one_or_none()
+        return connection.execute(_ACCEPTED, {"of_person": person, "of_version": version}).scalar_one_or_none()
 
     def add(self, connection: Connection, person: str, version: str, accepted_at_ms: int) -> None:
         """Record an acceptance."""
