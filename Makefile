@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help up test test-fast lint bench lock schema clean
+.PHONY: help up test test-fast lint bench lock published clean
 
 help:            ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,8 +55,9 @@ bench: $(VENV)/installed-dev node_modules/installed       ## compare with the al
 lock: $(VENV)/installed-dev                    ## resolve the locked requirements anew
 	scripts/lock $(BIN)/uv
 
-schema: $(VENV)/installed                      ## write the published JSON Schema of the policy
+published: $(VENV)/installed                   ## write what is published from the code: policy schema, table of the API
 	$(BIN)/meridian policy schema > policies/schema.json
+	$(BIN)/meridian api-reference > docs/reference/api.md
 
 clean:                                         ## remove what was installed (not what the platform wrote)
 	rm -rf $(VENV) node_modules

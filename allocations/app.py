@@ -14,7 +14,7 @@ from allocations import __version__
 from allocations.api import problems
 from allocations.api.identity import HubIdentities
 from allocations.api.metrics import RequestMetrics
-from allocations.api.v1 import allocations, health, leases, requests, runs
+from allocations.api.v1 import PARTS
 from allocations.factory import Services, services_from
 from allocations.logs import configure_logging
 from allocations.settings import Settings, required
@@ -47,7 +47,7 @@ def create_app(services: Services, identities: HubIdentities, mode: str) -> Fast
     app.state.identities = identities
     app.state.mode = mode
     version_1 = APIRouter(prefix=f"{PREFIX}/api/v1")
-    for part in (health, leases, allocations, requests, runs):
+    for part in PARTS:
         version_1.include_router(part.router)
     app.include_router(version_1)
     problems.install(app)

@@ -94,6 +94,14 @@ def worker() -> None:
     run()
 
 
+@main.command("api-reference", hidden=True)
+def print_api_reference() -> None:
+    """Print the table of the API's routes and scopes."""
+    from allocations.api.reference import api_reference  # noqa: PLC0415  # as above
+
+    click.echo(api_reference(), nl=False)
+
+
 @main.group()
 def policy() -> None:
     """The policy files: tiers, prices, sizes, images, agreement."""

@@ -14,6 +14,7 @@ Rows are locked along the path from the root to the leaf, always in this order, 
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from sqlalchemy import and_, bindparam, insert, select, update
@@ -220,7 +221,9 @@ class Ledger:
 
 def _amount(amount: int, unit: Unit) -> str:
     if unit is Unit.CREDITS:
-        return f"{amount / MICROCREDITS_PER_CREDIT:,.2f} credits"
+        # Every digit: rounded, what is left and what is needed could read the same.
+        digits = f"{Decimal(amount) / MICROCREDITS_PER_CREDIT:,f}"
+        return f"{digits.rstrip('0').rstrip('.') if '.' in digits else digits} credits"
     seconds_per_hour = 3600
     what = "core-hours" if unit is Unit.CORE_SECONDS else "GPU-hours"
     return f"{amount / seconds_per_hour:,.2f} {what}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +10,7 @@ from fastapi.testclient import TestClient
 from prometheus_client import generate_latest
 
 from allocations.api.identity import HubIdentities, Identity, Scope
+from allocations.api.reference import api_reference
 from allocations.app import PREFIX, create_app
 from allocations.lifecycle.allocations import Actor
 from allocations.lifecycle.models import MemberRole
@@ -145,3 +147,8 @@ def test_metrics_are_labelled_by_route_not_by_id(client: TestClient) -> None:
     text = generate_latest().decode()
     assert f'route="{API}/allocations/{{allocation_id}}"' in text
     assert "a-secret-id" not in text
+
+
+def test_the_published_table_of_the_api_is_current() -> None:
+    published = Path(__file__).parents[2] / "docs/reference/api.md"
+    assert published.read_text() == api_reference(), "run `make published`"

@@ -41,7 +41,7 @@ def test_the_shipped_policy_is_valid_and_says_what_the_design_says() -> None:
 
 
 def test_the_published_schema_is_current() -> None:
-    assert (POLICIES / "schema.json").read_text() == policy_schema(), "run `make schema`"
+    assert (POLICIES / "schema.json").read_text() == policy_schema(), "run `make published`"
 
 
 @pytest.mark.parametrize(

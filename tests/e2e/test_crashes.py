@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -148,16 +149,18 @@ def test_a_server_that_dies_by_itself_is_settled(platform: Platform, researcher:
 
 
 def test_an_exhausted_allocation_is_denied(platform: Platform, researcher: Person) -> None:
-    lead, researcher_name = platform.person("lead"), "researcher"
+    """It buys one quantum; a few seconds of it are spent, and the rest no longer buys another."""
+    lead = platform.person("lead")
     root = lead.allocation("consortium")["id"]
-    divided = lead.call(
-        "POST",
-        f"/allocations/{root}/suballocations",
-        {"name": "Almost spent", "microcredits": SMALL * 900 - 1, "lead": researcher_name},
-        key="almost-spent",
-    ).json()["allocation"]["id"]
-    response = researcher.hub("POST", "/users/researcher/server", {"allocation": divided, "size": "small"})
+    body = {"name": "Almost spent", "microcredits": SMALL * 900, "lead": "researcher"}
+    divided = lead.call("POST", f"/allocations/{root}/suballocations", body, key="almost-spent")
+    allocation = divided.json()["allocation"]["id"]
+    researcher.start_server(allocation)
+    time.sleep(2)
+    researcher.stop_server()
+    assert researcher.leases()[0]["charged_microcredits"] > 0
+    response = researcher.hub("POST", "/users/researcher/server", {"allocation": allocation, "size": "small"})
     assert response.status_code == 403
-    assert "left; this needs" in response.text
+    assert re.search(r"“Almost spent” has 0\.011\d+ credits left; this needs 0\.0117 credits", response.text)
     assert "request more" in response.text
     platform.audit()

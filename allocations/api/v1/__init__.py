@@ -1,1 +1,5 @@
 """Version 1 of the API, under `/services/allocations/api/v1`."""
+
+from allocations.api.v1 import allocations, health, leases, requests, runs
+
+PARTS = (health, leases, allocations, requests, runs)
