@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -169,57 +170,45 @@ class Overview(View):
     charges: list[JournalEntryView]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReportService:
     """Reads, each answer from one consistent view of the database."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        clock: Clock,
-        policy: Policy,
-        ledger: Ledger,
-        leases: LeaseService,
-        lease_store: LeaseStore,
-        allocations: AllocationStore,
-        requests: RequestStore,
-        audit: AuditStore,
-    ) -> None:
-        self._database = database
-        self._clock = clock
-        self._policy = policy
-        self._ledger = ledger
-        self._leases = leases
-        self._lease_store = lease_store
-        self._allocations = allocations
-        self._requests = requests
-        self._audit = audit
+    database: Database
+    clock: Clock
+    policy: Policy
+    ledger: Ledger
+    leases: LeaseService
+    lease_store: LeaseStore
+    allocations: AllocationStore
+    requests: RequestStore
+    audit: AuditStore
 
     def overview(self, person: str) -> Overview:
         """Return what a person's home page shows: allocations, running servers, latest charges."""
-        with self._database.read() as connection:
-            own = self._allocations.of_person(connection, person)
+        with self.database.read() as connection:
+            own = self.allocations.of_person(connection, person)
             views = [self._allocation_view(connection, allocation, role) for allocation, role in own]
-            servers = self._lease_store.open_leases(connection, person=person, kind=LeaseKind.INTERACTIVE)
+            servers = self.lease_store.open_leases(connection, person=person, kind=LeaseKind.INTERACTIVE)
             return Overview(
                 allocations=views,
-                servers=self._leases.views(connection, servers),
+                servers=self.leases.views(connection, servers),
                 charges=self._charges(connection, [view.id for view in views], person=person),
             )
 
     def allocations_of(self, person: str) -> list[AllocationView]:
         """Return the allocations that a person is a member of."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return [
                 self._allocation_view(connection, allocation, role)
-                for allocation, role in self._allocations.of_person(connection, person)
+                for allocation, role in self.allocations.of_person(connection, person)
             ]
 
     def all_allocations(self) -> list[AllocationView]:
         """Return every allocation, for administrators."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return [
-                self._allocation_view(connection, allocation, None) for allocation in self._allocations.all(connection)
+                self._allocation_view(connection, allocation, None) for allocation in self.allocations.all(connection)
             ]
 
     def allocation(self, actor: Actor, allocation_id: str) -> AllocationDetail:
@@ -227,44 +216,44 @@ class ReportService:
 
         Members see what they themselves run and were charged; leads and managers see everybody's.
         """
-        with self._database.read() as connection:
-            found = self._allocations.get(connection, allocation_id)
-            path = self._ledger.path(connection, allocation_id) if found else []
-            roles = self._allocations.roles_along(connection, path, actor.name)
+        with self.database.read() as connection:
+            found = self.allocations.get(connection, allocation_id)
+            path = self.ledger.path(connection, allocation_id) if found else []
+            roles = self.allocations.roles_along(connection, path, actor.name)
             if found is None or not (roles or actor.admin):
                 raise UnknownAllocationError(
                     f"There is no allocation {allocation_id!r}.", "Choose one of your own allocations."
                 )
             may_manage = actor.admin or bool(roles & MANAGING_ROLES)
-            subtree = self._allocations.subtree(connection, found)
+            subtree = self.allocations.subtree(connection, found)
             ids = [node.id for node in subtree]
-            running = self._lease_store.open_on(connection, ids)
+            running = self.lease_store.open_on(connection, ids)
             if not may_manage:
                 running = [lease for lease in running if lease.person == actor.name]
-            own = self._allocations.member(connection, allocation_id, actor.name)
+            own = self.allocations.member(connection, allocation_id, actor.name)
             return AllocationDetail(
                 allocation=self._allocation_view(connection, found, own.role if own else None),
                 tree=[self._allocation_view(connection, node, None) for node in subtree],
-                members=[_member_view(member) for member in self._allocations.members(connection, [found.id])],
-                leases=self._leases.views(connection, running),
+                members=[_member_view(member) for member in self.allocations.members(connection, [found.id])],
+                leases=self.leases.views(connection, running),
                 charges=self._charges(connection, ids, person=None if may_manage else actor.name),
                 may_manage=may_manage,
             )
 
     def requests_of(self, person: str) -> list[RequestView]:
         """Return a person's requests, newest first."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return [
                 self._request_view(connection, request, with_reviews=False)
-                for request in self._requests.of_applicant(connection, person)
+                for request in self.requests.of_applicant(connection, person)
             ]
 
     def request_queue(self) -> list[RequestView]:
         """Return what waits for a reviewer, oldest first."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return [
                 self._request_view(connection, request, with_reviews=True)
-                for request in self._requests.queue(connection)
+                for request in self.requests.queue(connection)
             ]
 
     def request(self, actor: Actor, request_id: str) -> RequestView:
@@ -272,8 +261,8 @@ class ReportService:
 
         Review is single-blind: applicants see decisions and their reasons, never who wrote or scored what.
         """
-        with self._database.read() as connection:
-            request = self._requests.get(connection, request_id)
+        with self.database.read() as connection:
+            request = self.requests.get(connection, request_id)
             if request is None or not (actor.name == request.applicant or actor.reviewer or actor.admin):
                 raise NotFoundError(f"There is no request {request_id!r}.", "Look it up in the list of requests.")
             return self._request_view(
@@ -282,7 +271,7 @@ class ReportService:
 
     def audit_log(self, *, before_id: int | None = None, subject: str | None = None) -> list[AuditEntryView]:
         """Return a page of the audit log, newest first."""
-        with self._database.read() as connection:
+        with self.database.read() as connection:
             return [
                 AuditEntryView(
                     id=row.id,
@@ -294,7 +283,7 @@ class ReportService:
                     details=json.loads(row.details),
                     policy_version=row.policy_version,
                 )
-                for row in self._audit.entries(connection, limit=AUDIT_PAGE, before_id=before_id, subject=subject)
+                for row in self.audit.entries(connection, limit=AUDIT_PAGE, before_id=before_id, subject=subject)
             ]
 
     # ------------------------------------------------------------------ inside
@@ -302,9 +291,9 @@ class ReportService:
     def _allocation_view(
         self, connection: Connection, allocation: Allocation, role: MemberRole | None
     ) -> AllocationView:
-        balance = self._ledger.balance(connection, allocation.id)
-        path = self._ledger.path(connection, allocation.id)
-        tier = self._policy.tier(allocation.tier)
+        balance = self.ledger.balance(connection, allocation.id)
+        path = self.ledger.path(connection, allocation.id)
+        tier = self.policy.tier(allocation.tier)
         return AllocationView(
             id=allocation.id,
             parent=allocation.parent_id,
@@ -320,7 +309,7 @@ class ReportService:
             limit_microcredits=balance.limit,
             held_microcredits=balance.held,
             posted_microcredits=balance.posted,
-            available_microcredits=max(0, self._ledger.available(connection, path)),
+            available_microcredits=max(0, self.ledger.available(connection, path)),
             instalments_released=allocation.award.instalments_released,
             instalments=len(tier.budget.instalments),
         )
@@ -342,7 +331,7 @@ class ReportService:
         entries = []
         for row in connection.execute(query):
             if row.allocation_id not in names:
-                allocation = self._allocations.get(connection, row.allocation_id)
+                allocation = self.allocations.get(connection, row.allocation_id)
                 names[row.allocation_id] = allocation.name if allocation else ""
             sign = 1 if row.credit == Account.POSTED else -1
             quantities = json.loads(row.quantities) if row.quantities else {}
@@ -365,7 +354,7 @@ class ReportService:
         return entries
 
     def _request_view(self, connection: Connection, request: Request, *, with_reviews: bool) -> RequestView:
-        reviews = self._requests.reviews(connection, request.id) if with_reviews else []
+        reviews = self.requests.reviews(connection, request.id) if with_reviews else []
         return RequestView.from_request(request, reviews)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -33,43 +34,33 @@ if TYPE_CHECKING:
     from allocations.policy.models import Policy, Size
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OfferService:
     """Looks at everything that admission will look at, and promises nothing: admission decides again."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        clock: Clock,
-        policy: Policy,
-        ledger: Ledger,
-        leases: LeaseStore,
-        allocations: AllocationStore,
-        agreements: AgreementStore,
-    ) -> None:
-        self._database = database
-        self._clock = clock
-        self._policy = policy
-        self._ledger = ledger
-        self._leases = leases
-        self._allocations = allocations
-        self._agreements = agreements
+    database: Database
+    clock: Clock
+    policy: Policy
+    ledger: Ledger
+    leases: LeaseStore
+    allocations: AllocationStore
+    agreements: AgreementStore
 
     def start_options(self, person: str, *, is_server: bool = True) -> StartOptions:
         """Return every choice of a person, for a server or for a batch run."""
-        now_ms = self._clock.now_ms()
-        agreement = self._policy.agreement
-        with self._database.read() as connection:
-            accepted = self._agreements.accepted_at_ms(connection, person, agreement.version) is not None
+        now_ms = self.clock.now_ms()
+        agreement = self.policy.agreement
+        with self.database.read() as connection:
+            accepted = self.agreements.accepted_at_ms(connection, person, agreement.version) is not None
             offers = [
                 self._offer(connection, allocation, person, now_ms, is_server=is_server)
-                for allocation, _role in self._allocations.of_person(connection, person)
+                for allocation, _role in self.allocations.of_person(connection, person)
             ]
         # One's own comes first, so that nobody spends a shared allocation by not choosing.
-        offers.sort(key=lambda offer: offer.tier != self._policy.entry_tier.name)
+        offers.sort(key=lambda offer: offer.tier != self.policy.entry_tier.name)
         images = [
             ImageOffer(name=image.name, title=image.title, description=image.description, default=image.default)
-            for image in self._policy.images
+            for image in self.policy.images
         ]
         return StartOptions(
             person=person,
@@ -84,11 +75,11 @@ class OfferService:
     def _offer(
         self, connection: Connection, allocation: Allocation, person: str, now_ms: int, *, is_server: bool
     ) -> AllocationOffer:
-        path = self._ledger.path(connection, allocation.id)
-        nodes = [self._allocations.get(connection, node) for node in path]
+        path = self.ledger.path(connection, allocation.id)
+        nodes = [self.allocations.get(connection, node) for node in path]
         root = nodes[0]
         assert root is not None  # a path consists of rows that exist
-        balance = self._ledger.balance(connection, allocation.id)
+        balance = self.ledger.balance(connection, allocation.id)
         reason = None
         try:
             for node in nodes:
@@ -96,10 +87,10 @@ class OfferService:
                 require_usable(node, now_ms)
         except AllocationsError as error:
             reason = error.detail
-        available = max(0, self._ledger.available(connection, path))
-        in_use = self._leases.in_use(connection, allocation.root_id, person)
-        limits = limits_of(self._policy, root)
-        prices = self._policy.prices_at(datetime.fromtimestamp(now_ms / MS_PER_SECOND, tz=UTC))
+        available = max(0, self.ledger.available(connection, path))
+        in_use = self.leases.in_use(connection, allocation.root_id, person)
+        limits = limits_of(self.policy, root)
+        prices = self.policy.prices_at(datetime.fromtimestamp(now_ms / MS_PER_SECOND, tz=UTC))
 
         def offer_size(size: Size) -> SizeOffer:
             rate = prices.microcredits_per_second(size)
@@ -110,8 +101,8 @@ class OfferService:
                     require_room(limits, size, in_use, is_server=is_server)
             except AllocationsError as error:
                 why_not = error.detail
-            if why_not is None and is_server and available < rate * self._policy.leases.quantum_seconds:
-                minutes = self._policy.leases.quantum_seconds // 60
+            if why_not is None and is_server and available < rate * self.policy.leases.quantum_seconds:
+                minutes = self.policy.leases.quantum_seconds // 60
                 why_not = f"The balance does not buy the first {minutes} minutes."
             return SizeOffer(
                 name=size.name,
@@ -126,7 +117,7 @@ class OfferService:
                 reason=why_not,
             )
 
-        sizes = [offer_size(size) for size in self._policy.sizes]
+        sizes = [offer_size(size) for size in self.policy.sizes]
         return AllocationOffer(
             id=allocation.id,
             name=allocation.name,
@@ -147,5 +138,5 @@ class OfferService:
         for offer in offers:
             for size in offer.sizes:
                 if size.usable:
-                    return Choice(allocation=offer.id, size=size.name, image=self._policy.default_image.name)
+                    return Choice(allocation=offer.id, size=size.name, image=self.policy.default_image.name)
         return None

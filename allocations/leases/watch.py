@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from allocations.clock import MS_PER_SECOND
@@ -48,32 +48,23 @@ class Servers(Protocol):
     def stop(self, key: ServerKey) -> None: ...
 
 
+@dataclass(slots=True, kw_only=True)
 class LeaseWatch:
     """One look at a time; keeps only since when servers have been seen without a lease."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        clock: Clock,
-        rules: LeaseRules,
-        leases: LeaseService,
-        store: LeaseStore,
-        servers: Servers,
-    ) -> None:
-        self._database = database
-        self._clock = clock
-        self._rules = rules
-        self._leases = leases
-        self._store = store
-        self._servers = servers
-        self._strangers_since_ms: dict[ServerKey, int] = {}
+    database: Database
+    clock: Clock
+    rules: LeaseRules
+    leases: LeaseService
+    store: LeaseStore
+    servers: Servers
+    _strangers_since_ms: dict[ServerKey, int] = field(default_factory=dict, init=False)
 
     def look(self) -> None:
         """Compare once; raises what the hub's client raises when the hub does not answer, and then nothing is done."""
         # The servers first: one that appears between the two readings has a lease that is read after it.
-        active = self._servers.active()
-        now_ms = self._clock.now_ms()
+        active = self.servers.active()
+        now_ms = self.clock.now_ms()
         by_server = self._newest_by_server()
         seen: list[str] = []
         for key, candidates in by_server.items():
@@ -88,17 +79,17 @@ class LeaseWatch:
                 seen.append(current.id)
                 self._stop_when_idle(key, current, status, now_ms)
         if seen:
-            with self._database.write() as connection:
-                self._store.mark_seen(connection, seen, now_ms)
+            with self.database.write() as connection:
+                self.store.mark_seen(connection, seen, now_ms)
         self._stop_strangers(active, set(by_server), now_ms)
 
     def keep(self) -> int:
         """Renew what ends soon, stop what has ended, expire what nobody stopped; return how many were renewed."""
-        now_ms = self._clock.now_ms()
-        renew_before_ms = self._rules.renew_before_end_seconds * MS_PER_SECOND
+        now_ms = self.clock.now_ms()
+        renew_before_ms = self.rules.renew_before_end_seconds * MS_PER_SECOND
         renewed = 0
-        with self._database.read() as connection:
-            open_leases = self._store.open_leases(connection)
+        with self.database.read() as connection:
+            open_leases = self.store.open_leases(connection)
         for lease in open_leases:
             ends_at_ms = lease.ends_at_ms
             if lease.kind is LeaseKind.INTERACTIVE and now_ms >= ends_at_ms - renew_before_ms:
@@ -107,9 +98,9 @@ class LeaseWatch:
                 renewed += ends_at_ms > lease.ends_at_ms
                 if now_ms >= ends_at_ms:
                     log.info("server at the end of its lease is stopped", extra=_fields(lease))
-                    self._servers.stop((lease.person, lease.server_name))
-            if now_ms >= ends_at_ms + self._rules.stop_grace_seconds * MS_PER_SECOND:
-                self._leases.expire(lease.id)
+                    self.servers.stop((lease.person, lease.server_name))
+            if now_ms >= ends_at_ms + self.rules.stop_grace_seconds * MS_PER_SECOND:
+                self.leases.expire(lease.id)
                 log.warning("lease expired: no stop was reported", extra=_fields(lease))
         return renewed
 
@@ -117,23 +108,23 @@ class LeaseWatch:
 
     def _newest_by_server(self) -> dict[ServerKey, list[Lease]]:
         by_server: dict[ServerKey, list[Lease]] = {}
-        with self._database.read() as connection:
-            for lease in self._store.open_leases(connection, kind=LeaseKind.INTERACTIVE):
+        with self.database.read() as connection:
+            for lease in self.store.open_leases(connection, kind=LeaseKind.INTERACTIVE):
                 by_server.setdefault((lease.person, lease.server_name), []).append(lease)
         return by_server
 
     def _missing(self, lease: Lease, now_ms: int) -> None:
         """Settle a lease whose server is gone at the time when it was last seen, on the second look."""
         if lease.missing_since_ms is None:
-            with self._database.write() as connection:
-                self._store.change(connection, lease.id, missing_since_ms=now_ms)
-        elif now_ms - lease.missing_since_ms >= self._rules.reconcile_seconds * MS_PER_SECOND:
-            with self._database.write() as connection:
+            with self.database.write() as connection:
+                self.store.change(connection, lease.id, missing_since_ms=now_ms)
+        elif now_ms - lease.missing_since_ms >= self.rules.reconcile_seconds * MS_PER_SECOND:
+            with self.database.write() as connection:
                 if lease.started_at_ms is None:
-                    self._leases.void_within(connection, lease.id, EndReason.NEVER_RAN)
+                    self.leases.void_within(connection, lease.id, EndReason.NEVER_RAN)
                 else:
                     last_ms = lease.seen_at_ms or lease.started_at_ms
-                    self._leases.settle_within(connection, lease.id, last_ms, EndReason.GONE)
+                    self.leases.settle_within(connection, lease.id, last_ms, EndReason.GONE)
             log.warning("lease without a server ended", extra=_fields(lease))
 
     def _stop_strangers(self, active: Mapping[ServerKey, ServerStatus], leased: set[ServerKey], now_ms: int) -> None:
@@ -141,9 +132,9 @@ class LeaseWatch:
         strangers = {key for key, status in active.items() if status.ready and key not in leased}
         self._strangers_since_ms = {key: self._strangers_since_ms.get(key, now_ms) for key in strangers}
         for key in strangers:
-            if now_ms - self._strangers_since_ms[key] >= self._rules.reconcile_seconds * MS_PER_SECOND:
+            if now_ms - self._strangers_since_ms[key] >= self.rules.reconcile_seconds * MS_PER_SECOND:
                 log.warning("server without a lease is stopped", extra={"person": key[0], "server": key[1]})
-                self._servers.stop(key)
+                self.servers.stop(key)
 
     def _stop_when_idle(self, key: ServerKey, lease: Lease, status: ServerStatus, now_ms: int) -> None:
         if lease.started_at_ms is None:
@@ -151,17 +142,17 @@ class LeaseWatch:
         used_ms = max(status.last_activity_ms or 0, lease.started_at_ms)
         if now_ms - used_ms >= lease.idle_seconds * MS_PER_SECOND:
             log.info("idle server is stopped", extra=_fields(lease))
-            self._servers.stop(key)
+            self.servers.stop(key)
 
     def _renew(self, lease: Lease) -> int:
         """Renew and return the end of the lease now: the one it had when it could not be renewed."""
         with suppress(LeaseEndedError):
-            self._leases.renew(lease.id, lease.seen_at_ms or lease.started_at_ms)
-        with self._database.read() as connection:
-            current = self._store.get(connection, lease.id)
+            self.leases.renew(lease.id, lease.seen_at_ms or lease.started_at_ms)
+        with self.database.read() as connection:
+            current = self.store.get(connection, lease.id)
         assert current is not None  # leases are never deleted
         # A lease that ended meanwhile needs nothing more: as if it ended beyond now.
-        return current.ends_at_ms if current.state is LeaseState.OPEN else self._clock.now_ms() + MS_PER_SECOND
+        return current.ends_at_ms if current.state is LeaseState.OPEN else self.clock.now_ms() + MS_PER_SECOND
 
 
 def _fields(lease: Lease) -> dict[str, str]:

@@ -49,29 +49,18 @@ class Actor:
     admin: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AllocationService:
     """Allocations from opening to closing. Every change is audited."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        clock: Clock,
-        new_id: IdFactory,
-        policy: Policy,
-        ledger: Ledger,
-        allocations: AllocationStore,
-        agreements: AgreementStore,
-        audit: AuditStore,
-    ) -> None:
-        self._database = database
-        self._clock = clock
-        self._new_id = new_id
-        self._policy = policy
-        self._ledger = ledger
-        self._allocations = allocations
-        self._agreements = agreements
-        self._audit = audit
+    database: Database
+    clock: Clock
+    new_id: IdFactory
+    policy: Policy
+    ledger: Ledger
+    allocations: AllocationStore
+    agreements: AgreementStore
+    audit: AuditStore
 
     @answered_once
     def accept_agreement(self, person: str, version: str) -> None:
@@ -79,18 +68,18 @@ class AllocationService:
 
         InvalidInputError when the version is not the one in force (it changed while the page was open).
         """
-        in_force = self._policy.agreement.version
+        in_force = self.policy.agreement.version
         if version != in_force:
             raise InvalidInputError(
                 f"The agreement in force is {in_force}, not {version}.", "Read the current one and accept it."
             )
-        with self._database.write() as connection:
-            if self._agreements.accepted_at_ms(connection, person, version) is not None:
+        with self.database.write() as connection:
+            if self.agreements.accepted_at_ms(connection, person, version) is not None:
                 return
-            self._agreements.add(connection, person, version, self._clock.now_ms())
+            self.agreements.add(connection, person, version, self.clock.now_ms())
             self.record(connection, person, "agreement.accept", f"agreement {version}")
-            entry = self._policy.entry_tier
-            if not any(found.tier == entry.name for found, _ in self._allocations.of_person(connection, person)):
+            entry = self.policy.entry_tier
+            if not any(found.tier == entry.name for found, _ in self.allocations.of_person(connection, person)):
                 self.open(connection, entry, f"{entry.title} allocation of {person}", lead=person, actor=PLATFORM)
 
     def open(
@@ -105,8 +94,8 @@ class AllocationService:
         why: str = "",
     ) -> Allocation:
         """Open an allocation of a tier with its first instalment; `credits` (whole) in place of the tier's budget."""
-        now_ms = self._clock.now_ms()
-        allocation_id = self._new_id("a")
+        now_ms = self.clock.now_ms()
+        allocation_id = self.new_id("a")
         allocation = Allocation(
             id=allocation_id,
             parent_id=None,
@@ -120,12 +109,12 @@ class AllocationService:
             starts_at_ms=now_ms,
             ends_at_ms=now_ms + tier.term_days * MS_PER_DAY,
             refilled_at_ms=now_ms if tier.budget.refill else None,
-            policy_version=self._policy.version,
+            policy_version=self.policy.version,
             created_at_ms=now_ms,
         )
-        self._allocations.add(connection, allocation)
-        self._ledger.open_account(connection, allocation.id, Unit.CREDITS)
-        self._allocations.add_member(connection, Member(allocation.id, lead, MemberRole.LEAD, now_ms))
+        self.allocations.add(connection, allocation)
+        self.ledger.open_account(connection, allocation.id, Unit.CREDITS)
+        self.allocations.add_member(connection, Member(allocation.id, lead, MemberRole.LEAD, now_ms))
         granted = _share(tier, credits, released=0)
         self._grant(connection, allocation.id, granted, actor, TransactionKind.GRANT, "first instalment")
         self.record(
@@ -144,14 +133,14 @@ class AllocationService:
     def release_instalment(self, connection: Connection, allocation_id: str, actor: str, why: str) -> None:
         """Grant the next instalment; TransitionError when all are granted."""
         allocation = self._get(connection, allocation_id)
-        tier = self._policy.tier(allocation.tier)
+        tier = self.policy.tier(allocation.tier)
         released = allocation.award.instalments_released
         if released >= len(tier.budget.instalments):
             raise TransitionError("Every instalment of this allocation has been granted.", "Request more instead.")
         amount = _share(tier, None, released=released)
         self._grant(connection, allocation_id, amount, actor, TransactionKind.GRANT, f"instalment {released + 1}")
         award = allocation.award.model_copy(update={"instalments_released": released + 1})
-        self._allocations.change(connection, allocation_id, award=award.model_dump_json())
+        self.allocations.change(connection, allocation_id, award=award.model_dump_json())
         self.record(connection, actor, "allocation.instalment", allocation_id, why, microcredits=amount)
 
     @answered_once
@@ -171,12 +160,12 @@ class AllocationService:
         lead = _require_person(lead)
         body = {"parent": parent_id, "name": name, "microcredits": microcredits, "guaranteed": guaranteed, "lead": lead}
         key = IdempotencyKey.for_request(actor.name, idempotency_key, "divide", body) if idempotency_key else None
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             known = key.recall(connection) if key else None
             if known is not None:
                 return known
             parent = self._require_manager(connection, actor, parent_id)
-            tier = self._policy.tier(parent.tier)
+            tier = self.policy.tier(parent.tier)
             if not tier.sub_allocations:
                 raise NotAllowedError(
                     f"An allocation of the {tier.title} tier is not divided.",
@@ -185,9 +174,9 @@ class AllocationService:
             if parent.state not in USABLE_STATES:
                 raise TransitionError(f"“{parent.name}” is {parent.state}.", "Renew it first.")
             self._require_share(connection, parent, None, microcredits, guaranteed=guaranteed)
-            now_ms = self._clock.now_ms()
+            now_ms = self.clock.now_ms()
             child = Allocation(
-                id=self._new_id("a"),
+                id=self.new_id("a"),
                 parent_id=parent.id,
                 root_id=parent.root_id,
                 depth=parent.depth + 1,
@@ -199,12 +188,12 @@ class AllocationService:
                 starts_at_ms=now_ms,
                 ends_at_ms=parent.ends_at_ms,
                 refilled_at_ms=None,
-                policy_version=self._policy.version,
+                policy_version=self.policy.version,
                 created_at_ms=now_ms,
             )
-            self._allocations.add(connection, child)
-            self._ledger.open_account(connection, child.id, Unit.CREDITS)
-            self._allocations.add_member(connection, Member(child.id, lead, MemberRole.LEAD, now_ms))
+            self.allocations.add(connection, child)
+            self.ledger.open_account(connection, child.id, Unit.CREDITS)
+            self.allocations.add_member(connection, Member(child.id, lead, MemberRole.LEAD, now_ms))
             self._grant(connection, child.id, microcredits, actor.name, TransactionKind.GRANT, "sub-allocation")
             self.record(
                 connection,
@@ -223,14 +212,14 @@ class AllocationService:
 
     def change_share(self, actor: Actor, child_id: str, microcredits: int) -> None:
         """Set a sub-allocation's limit. Below what is used, it blocks new starts and rewrites nothing."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             child = self._get(connection, child_id)
             if child.parent_id is None:
                 raise NotAllowedError(
                     "The limit of a whole allocation is awarded, not set.", "Request a supplement instead."
                 )
             parent = self._require_manager(connection, actor, child.parent_id)
-            before = self._ledger.balance(connection, child_id).limit
+            before = self.ledger.balance(connection, child_id).limit
             self._require_share(connection, parent, child, microcredits, guaranteed=child.guaranteed)
             amount = microcredits - before
             self._grant(connection, child_id, amount, actor.name, TransactionKind.GRANT, "limit changed")
@@ -246,10 +235,10 @@ class AllocationService:
     def add_member(self, actor: Actor, allocation_id: str, person: str, role: MemberRole) -> None:
         """Add a person, or change the role of one who is a member already."""
         person = _require_person(person)
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             allocation = self._require_manager(connection, actor, allocation_id)
-            tier = self._policy.tier(allocation.tier)
-            members = self._allocations.members(connection, [allocation_id])
+            tier = self.policy.tier(allocation.tier)
+            members = self.allocations.members(connection, [allocation_id])
             present = {member.person: member.role for member in members}
             if present.get(person) is MemberRole.LEAD and role is not MemberRole.LEAD:
                 self._require_another_lead(present, person)
@@ -259,20 +248,20 @@ class AllocationService:
                     "Remove a member first, or request a higher tier.",
                 )
             if person in present:
-                self._allocations.remove_member(connection, allocation_id, person)
-            self._allocations.add_member(connection, Member(allocation_id, person, role, self._clock.now_ms()))
+                self.allocations.remove_member(connection, allocation_id, person)
+            self.allocations.add_member(connection, Member(allocation_id, person, role, self.clock.now_ms()))
             self.record(connection, actor.name, "member.add", allocation_id, person=person, role=role)
 
     def remove_member(self, actor: Actor, allocation_id: str, person: str) -> None:
         """Remove a person; a lead only while another is left."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             self._require_manager(connection, actor, allocation_id)
-            present = {member.person: member.role for member in self._allocations.members(connection, [allocation_id])}
+            present = {member.person: member.role for member in self.allocations.members(connection, [allocation_id])}
             if person not in present:
                 raise InvalidInputError(f"{person} is not a member.", "Choose one of the members.")
             if present[person] is MemberRole.LEAD:
                 self._require_another_lead(present, person)
-            self._allocations.remove_member(connection, allocation_id, person)
+            self.allocations.remove_member(connection, allocation_id, person)
             self.record(connection, actor.name, "member.remove", allocation_id, person=person)
 
     def suspend(self, actor: Actor, allocation_id: str, why: str) -> None:
@@ -293,13 +282,13 @@ class AllocationService:
     def advance(self) -> int:
         """Move every allocation on by the calendar, refill what is refilled daily; return how many changed."""
         changed = 0
-        with self._database.read() as connection:
-            everything = self._allocations.all(connection)
-        now_ms = self._clock.now_ms()
+        with self.database.read() as connection:
+            everything = self.allocations.all(connection)
+        now_ms = self.clock.now_ms()
         for seen in everything:
             if not self._is_due(seen, now_ms):
                 continue
-            with self._database.write() as connection:
+            with self.database.write() as connection:
                 allocation = self._get(connection, seen.id)
                 changed += self._advance_state(connection, allocation, now_ms)
                 changed += self._refill(connection, allocation, now_ms)
@@ -315,21 +304,21 @@ class AllocationService:
         **details: object,
     ) -> None:
         """Append to the audit log, in the transaction of what is done."""
-        self._audit.add(
+        self.audit.add(
             connection,
-            at_ms=self._clock.now_ms(),
+            at_ms=self.clock.now_ms(),
             actor=actor,
             action=action,
             subject=subject,
             why=why,
             details=details,
-            policy_version=self._policy.version,
+            policy_version=self.policy.version,
         )
 
     # ------------------------------------------------------------------ inside
 
     def _get(self, connection: Connection, allocation_id: str) -> Allocation:
-        allocation = self._allocations.get(connection, allocation_id)
+        allocation = self.allocations.get(connection, allocation_id)
         if allocation is None:
             raise UnknownAllocationError(
                 f"There is no allocation {allocation_id!r}.", "Choose one from the list of allocations."
@@ -338,8 +327,8 @@ class AllocationService:
 
     def _require_manager(self, connection: Connection, actor: Actor, allocation_id: str) -> Allocation:
         allocation = self._get(connection, allocation_id)
-        path = self._ledger.path(connection, allocation_id)
-        if actor.admin or self._allocations.roles_along(connection, path, actor.name) & MANAGING_ROLES:
+        path = self.ledger.path(connection, allocation_id)
+        if actor.admin or self.allocations.roles_along(connection, path, actor.name) & MANAGING_ROLES:
             return allocation
         raise NotAllowedError(f"Only leads and managers of “{allocation.name}” may do this.", "Ask one of them.")
 
@@ -358,14 +347,14 @@ class AllocationService:
         """
         if microcredits <= 0:
             raise InvalidInputError("A sub-allocation needs more than 0 credits.", "Enter a number above 0.")
-        self._ledger.lock(connection, [parent.id])
-        limit = self._ledger.balance(connection, parent.id).limit
+        self.ledger.lock(connection, [parent.id])
+        limit = self.ledger.balance(connection, parent.id).limit
         taken = {True: 0, False: 0}
-        for sibling in self._allocations.children(connection, parent.id):
+        for sibling in self.allocations.children(connection, parent.id):
             if (child is None or sibling.id != child.id) and sibling.state is not AllocationState.CLOSED:
-                taken[sibling.guaranteed] += self._ledger.balance(connection, sibling.id).limit
+                taken[sibling.guaranteed] += self.ledger.balance(connection, sibling.id).limit
         taken[guaranteed] += microcredits
-        ratio = self._policy.tier(parent.tier).overcommit_ratio_percent
+        ratio = self.policy.tier(parent.tier).overcommit_ratio_percent
         if taken[True] > limit:
             free = max(0, limit - taken[True] + (microcredits if guaranteed else 0))
             raise InvalidInputError(
@@ -396,11 +385,11 @@ class AllocationService:
             raise NotAllowedError("Only administrators may do this.", "Write to them.")
         if not why.strip():
             raise InvalidInputError("A reason is needed.", "Say why: it is kept in the audit log.")
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             allocation = self._get(connection, allocation_id)
             if allocation.state not in sources:
                 raise TransitionError(f"“{allocation.name}” is {allocation.state}.", "Nothing was changed.")
-            self._allocations.change(connection, allocation_id, state=target)
+            self.allocations.change(connection, allocation_id, state=target)
             self.record(connection, actor.name, action, allocation_id, why)
 
     def _grant(
@@ -413,14 +402,14 @@ class AllocationService:
         memo: str,
     ) -> None:
         transaction = Transaction(
-            id=self._new_id("tx"),
-            at_ms=self._clock.now_ms(),
+            id=self.new_id("tx"),
+            at_ms=self.clock.now_ms(),
             kind=kind,
             actor=actor,
-            policy_version=self._policy.version,
+            policy_version=self.policy.version,
             memo=memo,
         )
-        self._ledger.change_limit(connection, transaction, allocation_id, Unit.CREDITS, microcredits)
+        self.ledger.change_limit(connection, transaction, allocation_id, Unit.CREDITS, microcredits)
 
     def _is_due(self, allocation: Allocation, now_ms: int) -> bool:
         refill_due = (
@@ -434,7 +423,7 @@ class AllocationService:
         """Return the state that the calendar gives; suspended and closed are decided by people, not by it."""
         if allocation.state in {AllocationState.SUSPENDED, AllocationState.CLOSED}:
             return allocation.state
-        tier = self._policy.tier(allocation.tier)
+        tier = self.policy.tier(allocation.tier)
         past_end_ms = now_ms - allocation.ends_at_ms
         if now_ms < allocation.starts_at_ms:
             return AllocationState.PENDING
@@ -450,25 +439,25 @@ class AllocationService:
         state = self.state_at(allocation, now_ms)
         if state is allocation.state:
             return 0
-        self._allocations.change(connection, allocation.id, state=state)
+        self.allocations.change(connection, allocation.id, state=state)
         self.record(connection, PLATFORM, "allocation.advance", allocation.id, before=allocation.state, after=state)
         return 1
 
     def _refill(self, connection: Connection, allocation: Allocation, now_ms: int) -> int:
         """Add what whole days since the last refill bring; days that were missed are made up for, none counts twice."""
-        refill = self._policy.tier(allocation.tier).budget.refill
+        refill = self.policy.tier(allocation.tier).budget.refill
         if refill is None or allocation.refilled_at_ms is None or allocation.state not in USABLE_STATES:
             return 0
         days = (now_ms - allocation.refilled_at_ms) // MS_PER_DAY
         if days < 1:
             return 0
-        self._ledger.lock(connection, [allocation.id])
-        available = self._ledger.balance(connection, allocation.id).available
+        self.ledger.lock(connection, [allocation.id])
+        available = self.ledger.balance(connection, allocation.id).available
         room = refill.cap_credits * MICROCREDITS_PER_CREDIT - available
         amount = max(0, min(days * refill.credits_per_day * MICROCREDITS_PER_CREDIT, room))
         self._grant(connection, allocation.id, amount, PLATFORM, TransactionKind.REFILL, f"{days} d")
         refilled_at_ms = allocation.refilled_at_ms + days * MS_PER_DAY
-        self._allocations.change(connection, allocation.id, refilled_at_ms=refilled_at_ms)
+        self.allocations.change(connection, allocation.id, refilled_at_ms=refilled_at_ms)
         return int(amount > 0)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from allocations.db.idempotency import IdempotencyKey, answered_once
@@ -34,27 +34,17 @@ CREDITS_MAX = 1_000_000
 SCORES = range(1, 6)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestService:
     """The way from a wish to an award; transitions are the data of `lifecycle.models`."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        clock: Clock,
-        new_id: IdFactory,
-        policy: Policy,
-        requests: RequestStore,
-        allocations: AllocationStore,
-        lifecycle: AllocationService,
-    ) -> None:
-        self._database = database
-        self._clock = clock
-        self._new_id = new_id
-        self._policy = policy
-        self._requests = requests
-        self._allocations = allocations
-        self._lifecycle = lifecycle
+    database: Database
+    clock: Clock
+    new_id: IdFactory
+    policy: Policy
+    requests: RequestStore
+    allocations: AllocationStore
+    lifecycle: AllocationService
 
     def submit(
         self,
@@ -83,12 +73,12 @@ class RequestService:
         self, actor: Actor, allocation_id: str, report: str, idempotency_key: str | None = None
     ) -> Request:
         """Ask for the next instalment of an allocation with a short report."""
-        with self._database.read() as connection:
-            allocation = self._allocations.get(connection, allocation_id)
-            member = self._allocations.member(connection, allocation_id, actor.name)
+        with self.database.read() as connection:
+            allocation = self.allocations.get(connection, allocation_id)
+            member = self.allocations.member(connection, allocation_id, actor.name)
         if allocation is None or member is None or member.role not in MANAGING_ROLES:
             raise NotAllowedError("Only leads and managers report on an allocation.", "Ask one of them.")
-        instalments = self._policy.tier(allocation.tier).budget.instalments
+        instalments = self.policy.tier(allocation.tier).budget.instalments
         released = allocation.award.instalments_released
         if released >= len(instalments):
             raise TransitionError("Every instalment of this allocation has been granted.", "Request more instead.")
@@ -106,16 +96,14 @@ class RequestService:
     def revise(self, actor: Actor, request_id: str, title: str, justification: str) -> Request:
         """Change a draft, or a request that was sent back for revision."""
         title, justification = _require_texts(title, justification)
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             request = self._locked(connection, request_id)
             self._require_party(connection, actor, request, Party.APPLICANT)
             if request.state not in {RequestState.DRAFT, RequestState.REVISION_REQUESTED}:
                 raise TransitionError(f"The request is {request.state}.", "It can be changed only as a draft.")
-            now_ms = self._clock.now_ms()
-            self._requests.change(
-                connection, request_id, title=title, justification=justification, updated_at_ms=now_ms
-            )
-            self._lifecycle.record(connection, actor.name, "request.revise", request_id)
+            now_ms = self.clock.now_ms()
+            self.requests.change(connection, request_id, title=title, justification=justification, updated_at_ms=now_ms)
+            self.lifecycle.record(connection, actor.name, "request.revise", request_id)
             return replace(request, title=title, justification=justification, updated_at_ms=now_ms)
 
     def act(self, actor: Actor, request_id: str, action: RequestAction, why: str = "") -> Request:
@@ -125,7 +113,7 @@ class RequestService:
         """
         if action is RequestAction.REVIEW:
             raise InvalidInputError("A review carries a comment and a score.", "Use the review form.")
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             request = self._locked(connection, request_id)
             transition = REQUEST_TRANSITIONS[action]
             self._require_party(connection, actor, request, transition.party)
@@ -149,14 +137,14 @@ class RequestService:
         """Record a reviewer's word: a comment, a panel's score from 1 to 5, or a conflict of interest."""
         if score is not None and score not in SCORES:
             raise InvalidInputError("A score lies between 1 and 5.", "Choose one of them.")
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             request = self._locked(connection, request_id)
             self._require_source(request, RequestAction.REVIEW)
             if not actor.reviewer or actor.name == request.applicant:
                 raise NotAllowedError("Only reviewers other than the applicant review.", "Leave it to another.")
-            if self._policy.tier(request.tier).review == "panel" and not conflict and score is None:
+            if self.policy.tier(request.tier).review == "panel" and not conflict and score is None:
                 raise InvalidInputError("A panel's review needs a score.", "Choose a score from 1 to 5.")
-            self._requests.put_review(
+            self.requests.put_review(
                 connection,
                 Review(
                     request_id,
@@ -164,7 +152,7 @@ class RequestService:
                     None if conflict else score,
                     conflict,
                     comment.strip()[:TEXT_LENGTH_MAX],
-                    self._clock.now_ms(),
+                    self.clock.now_ms(),
                 ),
             )
             return self._move(connection, actor, request, RequestAction.REVIEW, "", request.allocation_id)
@@ -172,7 +160,7 @@ class RequestService:
     # ------------------------------------------------------------------ inside
 
     def _requestable(self, name: str) -> Tier:
-        tiers = [tier for tier in self._policy.tiers if tier.review != "none"]
+        tiers = [tier for tier in self.policy.tiers if tier.review != "none"]
         for tier in tiers:
             if tier.name == name:
                 return tier
@@ -205,13 +193,13 @@ class RequestService:
             "allocation": allocation_id,
         }
         idempotency = IdempotencyKey.for_request(actor.name, key, "request", body) if key else None
-        now_ms = self._clock.now_ms()
-        with self._database.write() as connection:
+        now_ms = self.clock.now_ms()
+        with self.database.write() as connection:
             known = idempotency.recall(connection) if idempotency else None
             if known is not None:
                 return self._locked(connection, known)
             request = Request(
-                id=self._new_id("q"),
+                id=self.new_id("q"),
                 kind=kind,
                 applicant=actor.name,
                 tier=tier,
@@ -223,15 +211,15 @@ class RequestService:
                 created_at_ms=now_ms,
                 updated_at_ms=now_ms,
             )
-            self._requests.add(connection, request)
+            self.requests.add(connection, request)
             action = "request.draft" if draft else "request.submit"
-            self._lifecycle.record(connection, actor.name, action, request.id, tier=tier, credits=credits)
+            self.lifecycle.record(connection, actor.name, action, request.id, tier=tier, credits=credits)
             if idempotency:
                 idempotency.remember(connection, request.id, now_ms)
             return request
 
     def _locked(self, connection: Connection, request_id: str) -> Request:
-        request = self._requests.get(connection, request_id, lock=True)
+        request = self.requests.get(connection, request_id, lock=True)
         if request is None:
             raise NotFoundError(f"There is no request {request_id!r}.", "Look it up in the list of requests.")
         return request
@@ -247,7 +235,7 @@ class RequestService:
             raise NotAllowedError("Nobody decides on their own request.", "Leave it to another reviewer.")
         if any(
             review.conflict and review.reviewer == actor.name
-            for review in self._requests.reviews(connection, request.id)
+            for review in self.requests.reviews(connection, request.id)
         ):
             raise NotAllowedError("You declared a conflict of interest.", "Leave it to another reviewer.")
 
@@ -262,13 +250,13 @@ class RequestService:
         """Do what is approved; return the allocation's id."""
         if request.kind is RequestKind.INSTALMENT:
             assert request.allocation_id is not None  # an instalment is asked for on an allocation
-            self._lifecycle.release_instalment(connection, request.allocation_id, actor.name, why)
+            self.lifecycle.release_instalment(connection, request.allocation_id, actor.name, why)
             return request.allocation_id
-        tier = self._policy.tier(request.tier)
+        tier = self.policy.tier(request.tier)
         if tier.review == "panel":
             scores = [
                 review.score
-                for review in self._requests.reviews(connection, request.id)
+                for review in self.requests.reviews(connection, request.id)
                 if review.score is not None and not review.conflict
             ]
             if len(scores) < tier.panel_reviewers_min:
@@ -276,7 +264,7 @@ class RequestService:
                     f"A panel of {tier.panel_reviewers_min} must score the proposal first; it has {len(scores)}.",
                     "Ask another reviewer to score it.",
                 )
-        return self._lifecycle.open(
+        return self.lifecycle.open(
             connection,
             tier,
             request.title,
@@ -296,9 +284,9 @@ class RequestService:
         allocation_id: str | None,
     ) -> Request:
         target = REQUEST_TRANSITIONS[action].target
-        now_ms = self._clock.now_ms()
-        self._requests.change(connection, request.id, state=target, allocation_id=allocation_id, updated_at_ms=now_ms)
-        self._lifecycle.record(
+        now_ms = self.clock.now_ms()
+        self.requests.change(connection, request.id, state=target, allocation_id=allocation_id, updated_at_ms=now_ms)
+        self.lifecycle.record(
             connection,
             actor.name,
             f"request.{action}",

@@ -66,36 +66,24 @@ class Finish:
     error: RunError | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunService:
     """The life of a run, each step in one transaction with its lease."""
 
-    def __init__(
-        self,
-        *,
-        database: Database,
-        clock: Clock,
-        new_id: IdFactory,
-        policy: Policy,
-        leases: LeaseService,
-        lease_store: LeaseStore,
-        allocations: AllocationStore,
-        runs: RunStore,
-        files: RunFiles,
-    ) -> None:
-        self._database = database
-        self._clock = clock
-        self._new_id = new_id
-        self._policy = policy
-        self._leases = leases
-        self._lease_store = lease_store
-        self._allocations = allocations
-        self._runs = runs
-        self._files = files
+    database: Database
+    clock: Clock
+    new_id: IdFactory
+    policy: Policy
+    leases: LeaseService
+    lease_store: LeaseStore
+    allocations: AllocationStore
+    runs: RunStore
+    files: RunFiles
 
     @answered_once
     def submit(self, submission: Submission, idempotency: IdempotencyKey) -> RunView:
         """Queue a run; what could never be admitted is refused at once with the AllocationsError that says why."""
-        rules = self._policy.runs
+        rules = self.policy.runs
         content = _require_notebook(submission.notebook, rules.notebook_max_bytes)
         parameters = _require_parameters(submission.parameters)
         name = _require_file_name(submission.name)
@@ -114,18 +102,18 @@ class RunService:
             server_name="",
             max_seconds=max_seconds,
         )
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             answer = idempotency.recall(connection)
             if answer is not None:
                 return RunView.model_validate_json(answer)
-            self._leases.check(connection, request)
+            self.leases.check(connection, request)
             run = Run(
-                id=self._new_id("r"),
+                id=self.new_id("r"),
                 person=submission.person,
                 allocation_id=submission.allocation,
                 name=name,
                 size=submission.size,
-                image=submission.image or self._policy.default_image.name,
+                image=submission.image or self.policy.default_image.name,
                 parameters=parameters,
                 max_seconds=max_seconds,
                 state=RunState.QUEUED,
@@ -138,13 +126,13 @@ class RunService:
                 cells_total=sum(1 for cell in submission.notebook["cells"] if cell.get("cell_type") == "code"),
                 current_cell=None,
                 error=None,
-                submitted_at_ms=self._clock.now_ms(),
+                submitted_at_ms=self.clock.now_ms(),
                 started_at_ms=None,
                 ended_at_ms=None,
             )
             # The file first: a run in the queue always has its notebook; a file without a run harms nobody.
-            self._files.write_input(run.id, content)
-            self._runs.add(connection, run)
+            self.files.write_input(run.id, content)
+            self.runs.add(connection, run)
             view = self._view(connection, run)
             idempotency.remember(connection, view.model_dump_json(), run.submitted_at_ms)
             return view
@@ -155,9 +143,9 @@ class RunService:
         The allocation with the fewest active runs comes first, its oldest run before its others. A run that must
         wait for room or balance stays queued and says so; one that can no longer be admitted fails with the reason.
         """
-        with self._database.write() as connection:
-            waiting = self._runs.queued(connection, CLAIM_WINDOW)
-            active = self._runs.active_by_allocation(connection)
+        with self.database.write() as connection:
+            waiting = self.runs.queued(connection, CLAIM_WINDOW)
+            active = self.runs.active_by_allocation(connection)
             admitted: list[Run] = []
             while waiting and len(admitted) < limit:
                 run = min(waiting, key=lambda one: (active.get(one.allocation_id, 0), one.submitted_at_ms, one.id))
@@ -179,11 +167,11 @@ class RunService:
         current_cell: int | None,
     ) -> RunView:
         """Note how far a run is; the first report starts its charge."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             run = self._locked(connection, run_id)
             if not _is_current(run, attempt) or run.lease_id is None:
                 return self._view(connection, run)
-            lease = self._leases.start_within(connection, run.lease_id, started_at_ms)
+            lease = self.leases.start_within(connection, run.lease_id, started_at_ms)
             changes: dict[str, Any] = {
                 "state": RunState.RUNNING,
                 "started_at_ms": lease.started_at_ms,
@@ -191,7 +179,7 @@ class RunService:
                 "cells_total": cells_total,
                 "current_cell": current_cell,
             }
-            self._runs.change(connection, run_id, **changes)
+            self.runs.change(connection, run_id, **changes)
             return self._view(connection, replace(run, **changes))
 
     def finish(self, run_id: str, finish: Finish) -> RunView:
@@ -199,7 +187,7 @@ class RunService:
 
         Lost runs are not charged, and queued again as often as the policy says.
         """
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             run = self._locked(connection, run_id)
             if not _is_current(run, finish.attempt) or run.lease_id is None:
                 return self._view(connection, run)
@@ -207,10 +195,10 @@ class RunService:
                 return self._view(connection, self._lose(connection, run, finish))
             if finish.started_at_ms is None:
                 # Ended before the notebook began: nothing ran that could be charged.
-                lease = self._leases.void_within(connection, run.lease_id, EndReason.NEVER_RAN)
+                lease = self.leases.void_within(connection, run.lease_id, EndReason.NEVER_RAN)
             else:
-                self._leases.start_within(connection, run.lease_id, finish.started_at_ms)
-                lease = self._leases.settle_within(connection, run.lease_id, finish.ended_at_ms, EndReason.STOPPED)
+                self.leases.start_within(connection, run.lease_id, finish.started_at_ms)
+                lease = self.leases.settle_within(connection, run.lease_id, finish.ended_at_ms, EndReason.STOPPED)
             changes: dict[str, Any] = {
                 "state": RunState(finish.outcome.value),
                 "started_at_ms": lease.started_at_ms,
@@ -218,12 +206,12 @@ class RunService:
                 "current_cell": None,
                 "error": finish.error.model_dump_json() if finish.error else None,
             }
-            self._runs.change(connection, run_id, **changes)
+            self.runs.change(connection, run_id, **changes)
             return self._view(connection, replace(run, **changes))
 
     def cancel(self, person: str, run_id: str) -> RunView:
         """Cancel a run of one's own: at once while it waits, otherwise as soon as the batch process stops it."""
-        with self._database.write() as connection:
+        with self.database.write() as connection:
             run = self._own(self._locked(connection, run_id), person)
             if run.state in ENDED_STATES:
                 return self._view(connection, run)
@@ -231,24 +219,24 @@ class RunService:
             if run.state is RunState.QUEUED:
                 changes |= {
                     "state": RunState.CANCELLED,
-                    "ended_at_ms": self._clock.now_ms(),
+                    "ended_at_ms": self.clock.now_ms(),
                     "waiting_reason": None,
                 }
-            self._runs.change(connection, run_id, **changes)
+            self.runs.change(connection, run_id, **changes)
             return self._view(connection, replace(run, **changes))
 
     def close_expired(self) -> int:
         """End the runs whose lease has ended without them, when nobody reported in time; return how many."""
         closed = 0
-        with self._database.read() as connection:
-            active = self._runs.active(connection)
+        with self.database.read() as connection:
+            active = self.runs.active(connection)
         for seen in active:
-            with self._database.write() as connection:
+            with self.database.write() as connection:
                 run = self._locked(connection, seen.id)
-                lease = self._lease_store.get(connection, run.lease_id) if run.lease_id else None
+                lease = self.lease_store.get(connection, run.lease_id) if run.lease_id else None
                 if run.state not in ACTIVE_STATES or lease is None or lease.state is LeaseState.OPEN:
                     continue
-                self._runs.change(
+                self.runs.change(
                     connection,
                     run.id,
                     state=RunState.TIMED_OUT,
@@ -263,25 +251,25 @@ class RunService:
 
     def get(self, person: str, run_id: str) -> RunView:
         """Return a run of one's own; NotFoundError for those of others too."""
-        with self._database.read() as connection:
-            run = self._runs.get(connection, run_id)
+        with self.database.read() as connection:
+            run = self.runs.get(connection, run_id)
             if run is None:
                 raise _no_run(run_id)
             return self._view(connection, self._own(run, person))
 
     def list_of(self, person: str, limit: int = 100) -> list[RunView]:
         """Return a person's runs, newest first."""
-        with self._database.read() as connection:
-            return [self._view(connection, run) for run in self._runs.of_person(connection, person, limit)]
+        with self.database.read() as connection:
+            return [self._view(connection, run) for run in self.runs.of_person(connection, person, limit)]
 
     def active_of(self, executor: str) -> list[RunView]:
         """Return the runs that an executor is responsible for."""
-        with self._database.read() as connection:
-            return [self._view(connection, run) for run in self._runs.active(connection, executor)]
+        with self.database.read() as connection:
+            return [self._view(connection, run) for run in self.runs.active(connection, executor)]
 
     def read_file(self, person: str, run_id: str, name: str) -> bytes:
         """Return a file of one's own run."""
-        return self._files.read(self.get(person, run_id).id, name)
+        return self.files.read(self.get(person, run_id).id, name)
 
     # ------------------------------------------------------------------ inside
 
@@ -297,7 +285,7 @@ class RunService:
         )
         try:
             with connection.begin_nested():
-                lease = self._leases.acquire_within(connection, request, actor=executor)
+                lease = self.leases.acquire_within(connection, request, actor=executor)
         except AllocationsError as error:
             self._keep_waiting(connection, run, request, error)
             return None
@@ -307,37 +295,37 @@ class RunService:
             "lease_id": lease.id,
             "waiting_reason": None,
         }
-        self._runs.change(connection, run.id, **changes)
+        self.runs.change(connection, run.id, **changes)
         return replace(run, **changes)
 
     def _keep_waiting(self, connection: Connection, run: Run, request: LeaseRequest, error: AllocationsError) -> None:
         may_wait = isinstance(error, AtOnceLimitError | InsufficientBalanceError)
         if may_wait:
             try:
-                self._leases.check(connection, request)
+                self.leases.check(connection, request)
             except AllocationsError as final:
                 error, may_wait = final, False
         if may_wait:
             if run.waiting_reason != error.detail:
-                self._runs.change(connection, run.id, waiting_reason=error.detail)
+                self.runs.change(connection, run.id, waiting_reason=error.detail)
             return
         refusal = RunError(name=error.title, message=f"{error.detail} {error.remedy}".strip())
-        self._runs.change(
+        self.runs.change(
             connection,
             run.id,
             state=RunState.FAILED,
             waiting_reason=None,
-            ended_at_ms=self._clock.now_ms(),
+            ended_at_ms=self.clock.now_ms(),
             error=refusal.model_dump_json(),
         )
 
     def _lose(self, connection: Connection, run: Run, finish: Finish) -> Run:
         assert run.lease_id is not None  # an active run has a lease
-        lease = self._leases.void_within(connection, run.lease_id, EndReason.LOST)
+        lease = self.leases.void_within(connection, run.lease_id, EndReason.LOST)
         changes: dict[str, Any] = {"cells_done": 0, "current_cell": None, "started_at_ms": None}
         if run.cancel_requested:
             changes |= {"state": RunState.CANCELLED, "ended_at_ms": lease.ended_at_ms}
-        elif run.attempt < self._policy.runs.attempts:
+        elif run.attempt < self.policy.runs.attempts:
             changes |= {
                 "state": RunState.QUEUED,
                 "attempt": run.attempt + 1,
@@ -354,11 +342,11 @@ class RunService:
                 "ended_at_ms": lease.ended_at_ms,
                 "error": error.model_dump_json(),
             }
-        self._runs.change(connection, run.id, **changes)
+        self.runs.change(connection, run.id, **changes)
         return replace(run, **changes)
 
     def _locked(self, connection: Connection, run_id: str) -> Run:
-        run = self._runs.get(connection, run_id, lock=True)
+        run = self.runs.get(connection, run_id, lock=True)
         if run is None:
             raise _no_run(run_id)
         return run
@@ -369,8 +357,8 @@ class RunService:
         return run
 
     def _view(self, connection: Connection, run: Run) -> RunView:
-        allocation = self._allocations.get(connection, run.allocation_id)
-        amounts = self._lease_store.amounts(connection, [run.lease_id] if run.lease_id else [])
+        allocation = self.allocations.get(connection, run.allocation_id)
+        amounts = self.lease_store.amounts(connection, [run.lease_id] if run.lease_id else [])
         return RunView.from_run(
             run,
             allocation.name if allocation else "",
@@ -380,7 +368,7 @@ class RunService:
 
     def _resources(self, size_name: str) -> ResourcesView:
         try:
-            size = self._policy.size(size_name)
+            size = self.policy.size(size_name)
         except KeyError:
             raise UnknownSizeError(
                 f"The size {size_name!r} is no longer offered.", "Submit the run again with another size."

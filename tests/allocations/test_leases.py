@@ -382,9 +382,9 @@ def test_gpu_seconds_are_limited_where_an_award_says_so(bench: Bench) -> None:
         '{"largest": [{"cores": 8, "memory_gib": 32, "gpus": 1}], '
         '"at_once": {"servers_per_person": 2, "cores": 64, "gpus": 1}}'
     )
-    ledger = services.leases._ledger
+    ledger = services.leases.ledger
     with services.database.write() as connection:
-        services.lifecycle._allocations.change(connection, root, award=award)
+        services.lifecycle.allocations.change(connection, root, award=award)
         ledger.open_account(connection, root, Unit.GPU_SECONDS)
         grant = Transaction("tx-1", bench.clock.at_ms, TransactionKind.GRANT, "t", "p")
         ledger.change_limit(connection, grant, root, Unit.GPU_SECONDS, 1000)

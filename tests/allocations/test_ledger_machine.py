@@ -85,7 +85,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(amount=st.integers(-CREDIT, CREDIT))
     def change_award(self, amount: int) -> None:
         with self.services.database.write() as connection:
-            balance = self.services.leases._ledger.balance(connection, self.root)
+            balance = self.services.leases.ledger.balance(connection, self.root)
             if balance.limit + amount > 0:
                 self.services.lifecycle._grant(connection, self.root, amount, "t", TransactionKind.GRANT, "award")
 
@@ -149,7 +149,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def a_hold_beyond_the_limit_is_refused(self) -> None:
         """What is available is never promised twice: a hold of one more than that is refused."""
         with self.services.database.read() as connection:
-            ledger = self.services.leases._ledger
+            ledger = self.services.leases.ledger
             for node in self.all_nodes:
                 balance = ledger.balance(connection, node)
                 path = ledger.path(connection, node)
