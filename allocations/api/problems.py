@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import DataError
 
 from allocations.errors import AllocationsError, InvalidInputError
 
@@ -53,5 +54,12 @@ def install(app: FastAPI) -> None:
         assert isinstance(error, RequestValidationError)
         return to_response(from_validation(error))
 
+    async def on_unstorable(_request: Request, _error: Exception) -> JSONResponse:
+        # PostgreSQL takes no NUL in a text and no number beyond 64 bits, wherever in a request it stands.
+        return to_response(
+            InvalidInputError("A value cannot be stored: it holds a NUL, or a number is too large.", "Leave it out.")
+        )
+
     app.add_exception_handler(AllocationsError, on_error)
+    app.add_exception_handler(DataError, on_unstorable)
     app.add_exception_handler(RequestValidationError, on_invalid)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hub.batch.model import Outcome, Progress, Run
 
 LOOP_SECONDS = 1.0
+LOOK_SECONDS = 0.1
 KILL_AFTER_SECONDS = 10.0
 # The runner keeps its own deadline and needs up to 8 seconds to end; this is for one that cannot.
 OVERDUE_SECONDS = 20.0
@@ -50,6 +51,7 @@ logger = logging.getLogger("meridian.batch")
 class Attempt:
     """What this process remembers of one attempt of a run; a restarted executor does without."""
 
+    ended: bool = False
     started: bool = False
     looks_gone: int = 0
     stopped_at: float | None = None
@@ -90,13 +92,23 @@ class Executor:
         """Loop until `stop` is set, then stop the runs in hand and give them back as lost."""
         while not stop.is_set():
             self.tick()
-            stop.wait(LOOP_SECONDS)
+            self._rest(stop)
         self._draining = True
         ends_at = self._monotonic() + DRAIN_SECONDS
         while self._runs and self._monotonic() < ends_at:
             self.tick()
             time.sleep(LOOP_SECONDS / 4)
         logger.info("The executor has stopped; runs still in hand: %d", len(self._runs))
+
+    def _rest(self, stop: threading.Event) -> None:
+        """Wait for the next loop; not when a run has ended, whose slot and whose hold can be free at once."""
+        ends_at = self._monotonic() + LOOP_SECONDS
+        while self._monotonic() < ends_at and not stop.wait(LOOK_SECONDS):
+            if not self._away() and any(map(self._has_just_ended, self._runs.values())):
+                return
+
+    def _has_just_ended(self, run: Run) -> bool:
+        return not self._attempts[run.id, run.attempt].ended and isinstance(self._backend.look(run), Exited)
 
     def tick(self) -> None:
         """One loop. The local part (stopping, starting) goes on while the service does not answer."""
@@ -156,6 +168,7 @@ class Executor:
         sight = self._backend.look(run)
         match sight:
             case Exited(result):
+                attempt.ended = True
                 self._report_progress(run, attempt)
                 outcome = result.outcome
                 if outcome == "cancelled":

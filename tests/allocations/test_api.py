@@ -152,3 +152,12 @@ def test_metrics_are_labelled_by_route_not_by_id(client: TestClient) -> None:
 def test_the_published_table_of_the_api_is_current() -> None:
     published = Path(__file__).parents[2] / "docs/reference/api.md"
     assert published.read_text() == api_reference(), "run `make published`"
+
+
+def test_what_no_database_can_store_is_a_problem_not_a_failure(client: TestClient) -> None:
+    body = {"tier": "research", "title": "Dark\0stars", "justification": "We look."}
+    assert call(client, "ann", "POST", "/requests", body).status_code in {201, 422}
+    assert call(client, "ann", "GET", "/allocations/a%00b").status_code in {404, 422}
+    huge = {"name": "Group", "microcredits": 10**30, "lead": "ann"}
+    assert call(client, "ann", "POST", "/allocations/a-x/suballocations", huge).status_code in {404, 422}
+    assert call(client, "admin", "GET", f"/audit?before={10**30}").status_code in {200, 422}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-import pytest
-
 from allocations.clock import SystemClock, from_datetime, to_rfc3339
 
 if TYPE_CHECKING:
+    import pytest
+
     from tests.allocations.conftest import Bench
 
 SMALL = 13

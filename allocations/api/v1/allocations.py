@@ -13,7 +13,7 @@ from allocations.lifecycle.models import MemberRole
 from allocations.reports import AllocationDetail, AllocationView, AuditEntryView
 
 router = APIRouter(tags=["allocations"])
-Microcredits = Annotated[int, Field(gt=0, description="Whole microcredits: 1 credit is 1,000,000")]
+Microcredits = Annotated[int, Field(gt=0, le=10**15, description="Whole microcredits: 1 credit is 1,000,000")]
 
 
 class AllocationList(View):
@@ -135,7 +135,7 @@ def remove_member(allocation_id: str, person: str, services: Wired, caller: Requ
 def audit_log(
     services: Wired,
     _caller: Administrator,
-    before: Annotated[int | None, Query(description="Continue after this entry")] = None,
+    before: Annotated[int | None, Query(ge=0, lt=2**63, description="Continue after this entry")] = None,
     subject: Annotated[str | None, Query(description="Only what concerns this id")] = None,
 ) -> AuditPage:
     """The audit log, newest first."""
