@@ -46,12 +46,16 @@ class OfferService:
     allocations: AllocationStore
     agreements: AgreementStore
 
+    def agreement(self, person: str) -> AgreementView:
+        """Return the agreement in force, and whether a person accepted it."""
+        with self.database.read() as connection:
+            return self._agreement(connection, person)
+
     def start_options(self, person: str, *, is_server: bool = True) -> StartOptions:
         """Return every choice of a person, for a server or for a batch run."""
         now_ms = self.clock.now_ms()
-        agreement = self.policy.agreement
         with self.database.read() as connection:
-            accepted = self.agreements.accepted_at_ms(connection, person, agreement.version) is not None
+            agreement = self._agreement(connection, person)
             offers = [
                 self._offer(connection, allocation, person, now_ms, is_server=is_server)
                 for allocation, _role in self.allocations.of_person(connection, person)
@@ -64,13 +68,16 @@ class OfferService:
         ]
         return StartOptions(
             person=person,
-            agreement=AgreementView(
-                version=agreement.version, title=agreement.title, accepted=accepted, url=AGREEMENT_URL
-            ),
+            agreement=agreement,
             allocations=offers,
             images=images,
-            default=self._default(offers) if accepted else None,
+            default=self._default(offers) if agreement.accepted else None,
         )
+
+    def _agreement(self, connection: Connection, person: str) -> AgreementView:
+        agreement = self.policy.agreement
+        accepted = self.agreements.accepted_at_ms(connection, person, agreement.version) is not None
+        return AgreementView(version=agreement.version, title=agreement.title, accepted=accepted, url=AGREEMENT_URL)
 
     def _offer(
         self, connection: Connection, allocation: Allocation, person: str, now_ms: int, *, is_server: bool

@@ -56,6 +56,10 @@ class Run:
     name: str
     size: str
     image: str
+    cores: int
+    memory_gib: int
+    gpus: int
+    gpu_type: str | None
     parameters: str
     max_seconds: int
     state: RunState
@@ -102,8 +106,8 @@ class RunView(View):
     charged_microcredits: int
 
     @classmethod
-    def from_run(cls, run: Run, allocation_name: str, resources: ResourcesView, amounts: tuple[int, int]) -> RunView:
-        """Show a run with its resources and the (held, charged) amounts of its lease."""
+    def from_run(cls, run: Run, allocation_name: str, amounts: tuple[int, int]) -> RunView:
+        """Show a run with the (held, charged) amounts of its lease."""
         return cls(
             id=run.id,
             person=run.person,
@@ -112,7 +116,7 @@ class RunView(View):
             name=run.name,
             size=run.size,
             image=run.image,
-            resources=resources,
+            resources=ResourcesView(cores=run.cores, memory_gib=run.memory_gib, gpus=run.gpus, gpu_type=run.gpu_type),
             parameters=json.loads(run.parameters),
             max_seconds=run.max_seconds,
             state=run.state,

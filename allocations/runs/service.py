@@ -14,14 +14,12 @@ from allocations.errors import (
     InsufficientBalanceError,
     InvalidInputError,
     NotFoundError,
-    UnknownSizeError,
 )
 from allocations.leases.models import EndReason, LeaseKind, LeaseRequest, LeaseState
-from allocations.leases.views import ResourcesView
 from allocations.runs.models import ACTIVE_STATES, ENDED_STATES, Outcome, Run, RunError, RunState, RunView
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -107,6 +105,7 @@ class RunService:
             if answer is not None:
                 return RunView.model_validate_json(answer)
             self.leases.check(connection, request)
+            size = self.policy.size(submission.size)
             run = Run(
                 id=self.new_id("r"),
                 person=submission.person,
@@ -114,6 +113,10 @@ class RunService:
                 name=name,
                 size=submission.size,
                 image=submission.image or self.policy.default_image.name,
+                cores=size.cores,
+                memory_gib=size.memory_gib,
+                gpus=size.gpus,
+                gpu_type=size.gpu_type,
                 parameters=parameters,
                 max_seconds=max_seconds,
                 state=RunState.QUEUED,
@@ -154,7 +157,7 @@ class RunService:
                 if taken is not None:
                     admitted.append(taken)
                     active[run.allocation_id] = active.get(run.allocation_id, 0) + 1
-            return [self._view(connection, run) for run in admitted]
+            return self._views(connection, admitted)
 
     def progress(
         self,
@@ -260,12 +263,12 @@ class RunService:
     def list_of(self, person: str, limit: int = 100) -> list[RunView]:
         """Return a person's runs, newest first."""
         with self.database.read() as connection:
-            return [self._view(connection, run) for run in self.runs.of_person(connection, person, limit)]
+            return self._views(connection, self.runs.of_person(connection, person, limit))
 
     def active_of(self, executor: str) -> list[RunView]:
         """Return the runs that an executor is responsible for."""
         with self.database.read() as connection:
-            return [self._view(connection, run) for run in self.runs.active(connection, executor)]
+            return self._views(connection, self.runs.active(connection, executor))
 
     def read_file(self, person: str, run_id: str, name: str) -> bytes:
         """Return a file of one's own run."""
@@ -357,23 +360,18 @@ class RunService:
         return run
 
     def _view(self, connection: Connection, run: Run) -> RunView:
-        allocation = self.allocations.get(connection, run.allocation_id)
-        amounts = self.lease_store.amounts(connection, [run.lease_id] if run.lease_id else [])
-        return RunView.from_run(
-            run,
-            allocation.name if allocation else "",
-            self._resources(run.size),
-            amounts.get(run.lease_id or "", (0, 0)),
-        )
+        return self._views(connection, [run])[0]
 
-    def _resources(self, size_name: str) -> ResourcesView:
-        try:
-            size = self.policy.size(size_name)
-        except KeyError:
-            raise UnknownSizeError(
-                f"The size {size_name!r} is no longer offered.", "Submit the run again with another size."
-            ) from None
-        return ResourcesView(cores=size.cores, memory_gib=size.memory_gib, gpus=size.gpus, gpu_type=size.gpu_type)
+    def _views(self, connection: Connection, runs: Sequence[Run]) -> list[RunView]:
+        """Show runs with one look at all their leases."""
+        amounts = self.lease_store.amounts(connection, [run.lease_id for run in runs if run.lease_id])
+        names = {}
+        for allocation_id in {run.allocation_id for run in runs}:
+            allocation = self.allocations.get(connection, allocation_id)
+            names[allocation_id] = allocation.name if allocation else ""
+        return [
+            RunView.from_run(run, names[run.allocation_id], amounts.get(run.lease_id or "", (0, 0))) for run in runs
+        ]
 
 
 def _is_current(run: Run, attempt: int) -> bool:

@@ -26,7 +26,7 @@ _markdown = MarkdownIt("commonmark", {"html": False})
 @router.get("/")
 def show_home(request: Request, services: Wired, reader: Reader) -> Response:
     """Show a person's allocations, what runs and the latest charges; first of all the agreement."""
-    agreement = services.offers.start_options(reader.name).agreement
+    agreement = services.offers.agreement(reader.name)
     if not agreement.accepted:
         return RedirectResponse(f"{request.app.state.prefix}/agreement", 303)
     return page(request, "home.html", live=_overview(request, services, reader))
@@ -78,7 +78,7 @@ def _agreement(request: Request, services: Wired, reader: Identity, error: Alloc
         "agreement.html",
         error=error,
         agreement=agreement,
-        accepted=services.offers.start_options(reader.name).agreement.accepted,
+        accepted=services.offers.agreement(reader.name).accepted,
         may_accept=reader.has(Scope.REQUEST),
         text=Markup(_markdown.render(agreement.text)),  # noqa: S704  # the renderer escapes HTML in the text
     )

@@ -119,9 +119,9 @@ def make_external_catalogue(
     ra = np.concatenate([real["ra"].to_numpy(), false_ra])
     dec = np.concatenate([real["dec"].to_numpy(), false_dec])
     mag_h, mag_err = _observe(rng, np.concatenate([real["mag_f158"].to_numpy(), false_mag]), _EXTERNAL_DEPTH_AB)
-    position_err = np.hypot(
-        _EXTERNAL_ASTROMETRIC_FLOOR_ARCSEC, _EXTERNAL_SEEING_SIGMA_ARCSEC * np.clip(mag_err, 0.0, 0.3)
-    )
+    # A source without a magnitude in H is detected barely, so its position is as uncertain as any.
+    relative_err = np.clip(np.nan_to_num(mag_err, nan=0.3), 0.0, 0.3)
+    position_err = np.hypot(_EXTERNAL_ASTROMETRIC_FLOOR_ARCSEC, _EXTERNAL_SEEING_SIGMA_ARCSEC * relative_err)
     east = offset_arcsec[0] + position_err * rng.standard_normal(n_rows)
     north = offset_arcsec[1] + position_err * rng.standard_normal(n_rows)
     table = pd.DataFrame(

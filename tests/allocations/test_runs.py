@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -186,3 +187,11 @@ def test_a_runs_files_are_read_only_as_plain_files(bench: Bench, tmp_path: Path)
     assert b"x = 1" in bench.services.runs.read_file("ann", run.id, "input.ipynb")
     with pytest.raises(NotFoundError):
         bench.services.runs.read_file("bob", run.id, "input.ipynb")
+
+
+def test_runs_are_shown_after_their_size_is_no_longer_offered(bench: Bench) -> None:
+    run = submit(bench, bench.accept("ann"))
+    kept = tuple(size for size in bench.services.policy.sizes if size.name != "small")
+    later = replace(bench.services.runs, policy=bench.services.policy.model_copy(update={"sizes": kept}))
+    [shown] = later.list_of("ann")
+    assert (shown.id, shown.resources.memory_gib) == (run.id, 4)

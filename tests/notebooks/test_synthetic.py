@@ -272,3 +272,10 @@ class TestCatalogues:
             make_external_catalogue(generator(), survey, 100), make_external_catalogue(generator(), survey, 100)
         )
         pd.testing.assert_frame_equal(make_sources(generator(), 5, 5, SMALL), make_sources(generator(), 5, 5, SMALL))
+
+
+def test_sources_without_a_magnitude_in_h_have_positions_all_the_same() -> None:
+    rng = np.random.default_rng(3)
+    external = make_external_catalogue(rng, make_survey_catalogue(rng, 5_000), 4_000)
+    assert external["mag_h"].isna().any()
+    assert external[["ra", "dec", "position_err"]].notna().all(axis=None)

@@ -66,7 +66,7 @@ class AuditPage(View):
 @router.get("/agreement")
 def agreement(services: Wired, caller: Reader) -> AgreementText:
     """The agreement in force and whether the caller accepted it."""
-    view = services.offers.start_options(caller.name).agreement
+    view = services.offers.agreement(caller.name)
     return AgreementText(**view.model_dump(), text=services.policy.agreement.text)
 
 
