@@ -13,6 +13,7 @@ from prometheus_client import start_http_server
 from allocations import __version__
 from allocations.api import problems
 from allocations.api.identity import HubIdentities
+from allocations.api.limits import BodyLimit
 from allocations.api.metrics import RequestMetrics
 from allocations.api.v1 import PARTS
 from allocations.factory import Services, services_from
@@ -53,6 +54,8 @@ def create_app(services: Services, identities: HubIdentities, mode: str) -> Fast
     problems.install(app)
     pages.install(app, PREFIX)
     app.add_middleware(RequestMetrics)
+    # A notebook grows when it is written as JSON within JSON, at most twofold.
+    app.add_middleware(BodyLimit, bytes_max=2 * services.policy.runs.notebook_max_bytes)
     return app
 
 

@@ -78,6 +78,9 @@ class LeaseWatch:
             elif status.ready and current.started_at_ms is not None:
                 seen.append(current.id)
                 self._stop_when_idle(key, current, status, now_ms)
+            elif current.missing_since_ms is not None:
+                # On its way up or down: there, so the two looks that end a lease begin anew.
+                self._note_missing(current, None)
         if seen:
             with self.database.write() as connection:
                 self.store.mark_seen(connection, seen, now_ms)
@@ -116,8 +119,7 @@ class LeaseWatch:
     def _missing(self, lease: Lease, now_ms: int) -> None:
         """Settle a lease whose server is gone at the time when it was last seen, on the second look."""
         if lease.missing_since_ms is None:
-            with self.database.write() as connection:
-                self.store.change(connection, lease.id, missing_since_ms=now_ms)
+            self._note_missing(lease, now_ms)
         elif now_ms - lease.missing_since_ms >= self.rules.reconcile_seconds * MS_PER_SECOND:
             with self.database.write() as connection:
                 if lease.started_at_ms is None:
@@ -126,6 +128,10 @@ class LeaseWatch:
                     last_ms = lease.seen_at_ms or lease.started_at_ms
                     self.leases.settle_within(connection, lease.id, last_ms, EndReason.GONE)
             log.warning("lease without a server ended", extra=_fields(lease))
+
+    def _note_missing(self, lease: Lease, since_ms: int | None) -> None:
+        with self.database.write() as connection:
+            self.store.change(connection, lease.id, missing_since_ms=since_ms)
 
     def _stop_strangers(self, active: Mapping[ServerKey, ServerStatus], leased: set[ServerKey], now_ms: int) -> None:
         """Stop servers that have no lease, on the second look."""

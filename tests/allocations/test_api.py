@@ -16,6 +16,8 @@ from allocations.lifecycle.allocations import Actor
 from allocations.lifecycle.models import MemberRole
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.allocations.conftest import Bench
 
 API = f"{PREFIX}/api/v1"
@@ -161,3 +163,17 @@ def test_what_no_database_can_store_is_a_problem_not_a_failure(client: TestClien
     huge = {"name": "Group", "microcredits": 10**30, "lead": "ann"}
     assert call(client, "ann", "POST", "/allocations/a-x/suballocations", huge).status_code in {404, 422}
     assert call(client, "admin", "GET", f"/audit?before={10**30}").status_code in {200, 422}
+
+
+def test_a_body_that_is_too_large_is_refused_before_it_is_read(client: TestClient, bench: Bench) -> None:
+    most = 2 * bench.services.policy.runs.notebook_max_bytes
+    headers = {"Authorization": "Bearer ann", "Idempotency-Key": "k", "Content-Type": "application/json"}
+    said = client.post(f"{API}/runs", headers=headers | {"Content-Length": str(most + 1)}, content=b"{}")
+    assert (said.status_code, said.json()["code"]) == (413, "body_too_large")
+
+    def unsaid() -> Iterator[bytes]:
+        for _ in range(most // 1_000_000 + 2):
+            yield b" " * 1_000_000
+
+    cut_off = client.post(f"{API}/runs", headers=headers, content=unsaid())
+    assert cut_off.status_code in {400, 413}

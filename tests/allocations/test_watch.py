@@ -107,6 +107,20 @@ def test_a_server_that_comes_back_between_two_looks_keeps_its_lease(bench: Bench
     assert bench.services.leases.get(lease.id).state == "open"
 
 
+def test_two_looks_are_two_in_a_row(bench: Bench) -> None:
+    """Missing, then on its way up, then missing again: that is one look, not two."""
+    lease = bench.acquire(bench.accept("ann"))
+    servers = StubServers()
+    watch = watch_of(bench, servers)
+    for running in ({}, {("ann", ""): ServerStatus(ready=False, last_activity_ms=None)}, {}):
+        servers.running = running
+        watch.look()
+        bench.clock.pass_seconds(15)
+    assert bench.services.leases.get(lease.id).state == "open"
+    watch.look()
+    assert bench.services.leases.get(lease.id).state == "voided"
+
+
 def test_a_lease_whose_server_never_came_up_is_voided(bench: Bench) -> None:
     lease = bench.acquire(bench.accept("ann"))
     watch = watch_of(bench, StubServers())
