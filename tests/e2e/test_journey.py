@@ -6,7 +6,7 @@ import json
 import re
 import time
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 from playwright.sync_api import expect
@@ -273,3 +273,36 @@ def test_5_a_researcher_requests_a_reviewer_approves_an_administrator_reads_the_
     expect(admin.locator("main")).to_contain_text("request.approve")
     expect(admin.locator("main")).to_contain_text("allocation.divide")
     platform.audit()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_6_axe_finds_nothing_and_nothing_scrolls_sideways_on_a_phone(
+    platform: Platform, browser: Browser, scheme: Literal["light", "dark"]
+) -> None:
+    axe = (ROOT / "node_modules/axe-core/axe.min.js").read_text()
+    # Reading the page is the test's business, not the page's: its content policy is set aside for axe alone.
+    context = browser.new_context(
+        base_url=platform.url, viewport={"width": 360, "height": 740}, color_scheme=scheme, bypass_csp=True
+    )
+    page = context.new_page()
+    page.goto("/")
+    faults: dict[str, Any] = {}
+
+    def look(path: str) -> None:
+        page.evaluate(axe)
+        violations = page.evaluate("axe.run().then(found => found.violations.map(one => [one.id, one.nodes[0].html]))")
+        wide = page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
+        if violations or wide:
+            faults[path] = (violations, "scrolls sideways" if wide else "")
+
+    look("/hub/login")
+    page.get_by_label("User name").fill("researcher")
+    page.get_by_label("Password").fill(platform.password("researcher"))
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(AT_HOME)
+    own = ("", "runs", "runs/new", "requests", "requests/new", "policy", "agreement", "nothing-here", "admin/audit")
+    for path in (*(HOME + part for part in own), "/hub/spawn", "/hub/home"):
+        page.goto(path)
+        look(path)
+    context.close()
+    assert faults == {}
