@@ -161,6 +161,7 @@ def test_an_exhausted_allocation_is_denied(platform: Platform, researcher: Perso
     assert researcher.leases()[0]["charged_microcredits"] > 0
     response = researcher.hub("POST", "/users/researcher/server", {"allocation": allocation, "size": "small"})
     assert response.status_code == 403
-    assert re.search(r"“Almost spent” has 0\.011\d+ credits left; this needs 0\.0117 credits", response.text)
-    assert "request more" in response.text
+    message = response.json()["message"]
+    assert re.search(r"“Almost spent” has 0\.011\d+ credits left; this needs 0\.0117 credits\.", message)
+    assert "request more" in message
     platform.audit()
