@@ -37,12 +37,6 @@ class NotAllowedError(AllocationsError):
     title = "Not allowed"
 
 
-class NoAllocationError(AllocationsError):
-    code = "no_allocation"
-    status = 403
-    title = "No allocation can be used"
-
-
 class SizeNotAllowedError(AllocationsError):
     code = "size_not_allowed"
     status = 403

@@ -6,7 +6,7 @@ import threading
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, create_engine, event, text
+from sqlalchemy import Connection, create_engine, event
 from sqlalchemy.engine import make_url
 
 if TYPE_CHECKING:
@@ -48,11 +48,6 @@ class Database:
         options = {"meridian_write": True}
         with turn, self.engine.connect().execution_options(**options) as connection, connection.begin():
             yield connection
-
-    def ping(self) -> None:
-        """Raise the driver's error when the database does not answer."""
-        with self.engine.connect() as connection:
-            connection.execute(text("SELECT 1"))
 
     def dispose(self) -> None:
         """Close every pooled connection."""
