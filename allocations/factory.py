@@ -14,7 +14,10 @@ from allocations.leases.store import LeaseStore
 from allocations.ledger.service import Ledger
 from allocations.lifecycle.allocations import AllocationService
 from allocations.lifecycle.requests import RequestService
-from allocations.lifecycle.store import AgreementStore, AllocationStore, AuditStore, RequestStore
+from allocations.lifecycle.stores.agreements import AgreementStore
+from allocations.lifecycle.stores.allocations import AllocationStore
+from allocations.lifecycle.stores.audit import AuditStore
+from allocations.lifecycle.stores.requests import RequestStore
 from allocations.policy.loader import load_policy
 from allocations.reports import ReportService
 from allocations.runs.files import RunFiles

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from allocations.ledger.service import Ledger
     from allocations.lifecycle.allocations import Actor
     from allocations.lifecycle.models import Allocation
-    from allocations.lifecycle.store import AllocationStore, AuditStore, RequestStore
+    from allocations.lifecycle.stores.allocations import AllocationStore
+    from allocations.lifecycle.stores.audit import AuditStore
+    from allocations.lifecycle.stores.requests import RequestStore
     from allocations.policy.models import Policy
 
 JOURNAL_PAGE = 50

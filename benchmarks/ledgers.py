@@ -18,7 +18,8 @@ from allocations.ids import random_id
 from allocations.leases.models import LeaseKind, LeaseRequest
 from allocations.ledger.audit import audit_ledger
 from allocations.lifecycle.models import Member, MemberRole
-from allocations.lifecycle.store import AgreementStore, AllocationStore
+from allocations.lifecycle.stores.agreements import AgreementStore
+from allocations.lifecycle.stores.allocations import AllocationStore
 from allocations.policy.loader import load_policy
 from allocations.settings import ROOT
 from benchmarks.drive import Timing, drive

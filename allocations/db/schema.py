@@ -13,6 +13,8 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
+    text,
 )
 
 metadata = MetaData(
@@ -48,6 +50,7 @@ allocations = Table(
     Column("state", Text, nullable=False),
     Column("guaranteed", Boolean, nullable=False),
     Column("award", Text, nullable=False),
+    Column("renewal", Text),  # the award of the next term, granted and not yet begun
     Column("starts_at_ms", BigInteger, nullable=False),
     Column("ends_at_ms", BigInteger, nullable=False),
     Column("refilled_at_ms", BigInteger),
@@ -64,7 +67,124 @@ members = Table(
     Column("person", Text, primary_key=True),
     Column("role", Text, nullable=False),
     Column("joined_at_ms", BigInteger, nullable=False),
+    # What a lead lets this member run at once; None: as much as everybody.
+    Column("servers_max", Integer),
+    Column("cores_max", Integer),
+    Column("gpus_max", Integer),
     Index(None, "person"),
+)
+
+# A place offered to a person, who takes or refuses it.
+invitations = Table(
+    "invitations",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("allocation_id", Text, ForeignKey("allocations.id"), nullable=False),
+    Column("person", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("invited_by", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("ends_at_ms", BigInteger, nullable=False),
+    Column("answered_at_ms", BigInteger),
+    Index(
+        "uq_invitations_pending",
+        "allocation_id",
+        "person",
+        unique=True,
+        sqlite_where=text("state = 'pending'"),
+        postgresql_where=text("state = 'pending'"),
+    ),
+    Index(None, "person"),
+)
+
+# Exceptions from a limit, for a person or an allocation: attributed, and never for ever.
+overrides = Table(
+    "overrides",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("subject_kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("limits", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("ends_at_ms", BigInteger, nullable=False),
+    Column("revoked_at_ms", BigInteger),
+    Column("revoked_by", Text),
+    Index(None, "subject_kind", "subject"),
+)
+
+# Who has been here, and where mail for them goes.
+people = Table(
+    "people",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("email", Text),
+    Column("first_seen_at_ms", BigInteger, nullable=False),
+)
+
+publications = Table(
+    "publications",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("doi", Text, unique=True),
+    Column("bibcode", Text, unique=True),
+    Column("title", Text, nullable=False),
+    Column("added_by", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    CheckConstraint("doi IS NOT NULL OR bibcode IS NOT NULL", name="identified"),
+)
+
+publication_links = Table(
+    "publication_links",
+    metadata,
+    Column("publication_id", Text, ForeignKey("publications.id"), primary_key=True),
+    Column("allocation_id", Text, ForeignKey("allocations.id"), primary_key=True),
+    Column("linked_by", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index(None, "allocation_id"),
+)
+
+mails = Table(
+    "mails",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("person", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("sent_at_ms", BigInteger),
+    Column("attempts", Integer, nullable=False),
+    Column("next_try_at_ms", BigInteger, nullable=False),
+    Column("last_error", Text),
+    Index(None, "person", "sent_at_ms"),
+)
+
+# The outbox: what people are told, written in the transaction of what happened. The unique columns make a notice
+# that is written twice one notice.
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", Serial, primary_key=True, autoincrement=True),
+    Column("person", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("threshold", Text, nullable=False),
+    Column("details", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("read_at_ms", BigInteger),
+    Column("mail_id", Text, ForeignKey("mails.id")),
+    UniqueConstraint("person", "kind", "subject", "threshold"),
+    Index(
+        "ix_notices_pending",
+        "person",
+        sqlite_where=text("state = 'pending'"),
+        postgresql_where=text("state = 'pending'"),
+    ),
+    Index(None, "mail_id"),
+    sqlite_autoincrement=True,
 )
 
 # What the journal says, summed: the row that admission locks. Every charge counts at each ancestor.
@@ -133,6 +253,8 @@ leases = Table(
     Column("missing_since_ms", BigInteger),
     Column("ended_at_ms", BigInteger),
     Column("end_reason", Text),
+    # When the journal last moved for this lease: its times never run backwards.
+    Column("moved_at_ms", BigInteger, nullable=False, server_default="0"),
     Index(
         "ix_leases_open",
         "root_id",
@@ -155,6 +277,12 @@ holds = Table(
     Column("amount", BigInteger, nullable=False),
     Column("charged", BigInteger, nullable=False),
     Column("state", Text, nullable=False),
+    Index(
+        "ix_holds_open",
+        "lease_id",
+        sqlite_where=text("state = 'open'"),
+        postgresql_where=text("state = 'open'"),
+    ),
     CheckConstraint("charged >= 0 AND charged <= amount", name="charged_within_hold"),
     CheckConstraint("amount = per_second * (to_second - from_second)", name="amount_is_rate_by_time"),
 )
@@ -167,6 +295,7 @@ idempotency = Table(
     Column("request_hash", Text, nullable=False),
     Column("answer", Text, nullable=False),
     Column("created_at_ms", BigInteger, nullable=False),
+    Index(None, "created_at_ms"),
 )
 
 requests = Table(
@@ -179,12 +308,15 @@ requests = Table(
     Column("title", Text, nullable=False),
     Column("justification", Text, nullable=False),
     Column("credits", BigInteger, nullable=False),
+    Column("asked", Text, nullable=False, server_default="{}"),  # beyond credits
+    Column("awarded", Text),  # what was given, when decided
     Column("state", Text, nullable=False),
     Column("allocation_id", Text, ForeignKey("allocations.id")),
     Column("created_at_ms", BigInteger, nullable=False),
     Column("updated_at_ms", BigInteger, nullable=False),
     Index(None, "state"),
     Index(None, "applicant"),
+    Index(None, "allocation_id"),
 )
 
 reviews = Table(

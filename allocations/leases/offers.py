@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from allocations.leases.store import LeaseStore
     from allocations.ledger.service import Ledger
     from allocations.lifecycle.models import Allocation
-    from allocations.lifecycle.store import AgreementStore, AllocationStore
+    from allocations.lifecycle.stores.agreements import AgreementStore
+    from allocations.lifecycle.stores.allocations import AllocationStore
     from allocations.policy.models import Policy, Size
 
 

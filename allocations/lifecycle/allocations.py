@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from allocations.db.database import Database
     from allocations.ids import IdFactory
     from allocations.ledger.service import Ledger
-    from allocations.lifecycle.store import AgreementStore, AllocationStore, AuditStore
+    from allocations.lifecycle.stores.agreements import AgreementStore
+    from allocations.lifecycle.stores.allocations import AllocationStore
+    from allocations.lifecycle.stores.audit import AuditStore
     from allocations.policy.models import Policy, Tier
 
 NAME_LENGTH_MAX = 80

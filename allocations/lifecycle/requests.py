@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from allocations.db.database import Database
     from allocations.ids import IdFactory
     from allocations.lifecycle.allocations import Actor, AllocationService
-    from allocations.lifecycle.store import AllocationStore, RequestStore
+    from allocations.lifecycle.stores.allocations import AllocationStore
+    from allocations.lifecycle.stores.requests import RequestStore
     from allocations.policy.models import Policy, Tier
 
 TEXT_LENGTH_MAX = 20_000

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from allocations.ids import IdFactory
     from allocations.leases.service import LeaseService
     from allocations.leases.store import LeaseStore
-    from allocations.lifecycle.store import AllocationStore
+    from allocations.lifecycle.stores.allocations import AllocationStore
     from allocations.policy.models import Policy
     from allocations.runs.files import RunFiles
     from allocations.runs.store import RunStore

@@ -1,11 +1,10 @@
-"""Stores allocations, members, agreements, requests, reviews and the audit log; decides nothing."""
+"""Stores allocations and their members; decides nothing."""
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, insert, select, update
 
 from allocations.db import schema
 from allocations.lifecycle.models import (
@@ -14,14 +13,10 @@ from allocations.lifecycle.models import (
     Award,
     Member,
     MemberRole,
-    Request,
-    RequestKind,
-    RequestState,
-    Review,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from sqlalchemy import Connection, Row
 
@@ -29,9 +24,6 @@ if TYPE_CHECKING:
 _GET = select(schema.allocations).where(schema.allocations.c.id == bindparam("node"))
 _MEMBER = select(schema.members).where(
     schema.members.c.allocation_id == bindparam("node"), schema.members.c.person == bindparam("of_person")
-)
-_ACCEPTED = select(schema.agreements.c.accepted_at_ms).where(
-    schema.agreements.c.person == bindparam("of_person"), schema.agreements.c.version == bindparam("of_version")
 )
 
 
@@ -44,13 +36,6 @@ def _allocation(row: Row[Any]) -> Allocation:
 
 def _member(row: Row[Any]) -> Member:
     return Member(row.allocation_id, row.person, MemberRole(row.role), row.joined_at_ms)
-
-
-def _request(row: Row[Any]) -> Request:
-    fields = dict(row._mapping)  # noqa: SLF001  # as above
-    fields["kind"] = RequestKind(fields["kind"])
-    fields["state"] = RequestState(fields["state"])
-    return Request(**fields)
 
 
 class AllocationStore:
@@ -180,135 +165,3 @@ class AllocationStore:
             )
         )
         return {MemberRole(row.role) for row in rows}
-
-
-class AgreementStore:
-    """Who accepted which version of the user agreement, and when."""
-
-    def accepted_at_ms(self, connection: Connection, person: str, version: str) -> int | None:
-        """Return when the person accepted the version, or None."""
-        return connection.execute(_ACCEPTED, {"of_person": person, "of_version": version}).scalar_one_or_none()
-
-    def add(self, connection: Connection, person: str, version: str, accepted_at_ms: int) -> None:
-        """Record an acceptance."""
-        connection.execute(
-            insert(schema.agreements).values(person=person, version=version, accepted_at_ms=accepted_at_ms)
-        )
-
-
-class RequestStore:
-    """Requests and their reviews."""
-
-    def add(self, connection: Connection, request: Request) -> None:
-        """Insert a request."""
-        connection.execute(
-            insert(schema.requests).values(
-                id=request.id,
-                kind=request.kind,
-                applicant=request.applicant,
-                tier=request.tier,
-                title=request.title,
-                justification=request.justification,
-                credits=request.credits,
-                state=request.state,
-                allocation_id=request.allocation_id,
-                created_at_ms=request.created_at_ms,
-                updated_at_ms=request.updated_at_ms,
-            )
-        )
-
-    def get(self, connection: Connection, request_id: str, *, lock: bool = False) -> Request | None:
-        """Return the request, locked against other writers when asked, or None."""
-        query = select(schema.requests).where(schema.requests.c.id == request_id)
-        row = connection.execute(query.with_for_update() if lock else query).one_or_none()
-        return _request(row) if row else None
-
-    def change(self, connection: Connection, request_id: str, **values: object) -> None:
-        """Set columns of a request."""
-        connection.execute(update(schema.requests).where(schema.requests.c.id == request_id).values(**values))
-
-    def of_applicant(self, connection: Connection, person: str) -> list[Request]:
-        """Return a person's requests, newest first."""
-        rows = connection.execute(
-            select(schema.requests)
-            .where(schema.requests.c.applicant == person)
-            .order_by(schema.requests.c.created_at_ms.desc())
-        )
-        return [_request(row) for row in rows]
-
-    def queue(self, connection: Connection) -> list[Request]:
-        """Return the requests that wait for a reviewer, oldest first."""
-        rows = connection.execute(
-            select(schema.requests)
-            .where(schema.requests.c.state.in_([RequestState.SUBMITTED, RequestState.IN_REVIEW]))
-            .order_by(schema.requests.c.created_at_ms)
-        )
-        return [_request(row) for row in rows]
-
-    def put_review(self, connection: Connection, review: Review) -> None:
-        """Record a reviewer's word, in place of an earlier one."""
-        connection.execute(
-            delete(schema.reviews).where(
-                and_(
-                    schema.reviews.c.request_id == review.request_id,
-                    schema.reviews.c.reviewer == review.reviewer,
-                )
-            )
-        )
-        connection.execute(
-            insert(schema.reviews).values(
-                request_id=review.request_id,
-                reviewer=review.reviewer,
-                score=review.score,
-                conflict=review.conflict,
-                comment=review.comment,
-                at_ms=review.at_ms,
-            )
-        )
-
-    def reviews(self, connection: Connection, request_id: str) -> list[Review]:
-        """Return the reviews of a request, oldest first."""
-        rows = connection.execute(
-            select(schema.reviews).where(schema.reviews.c.request_id == request_id).order_by(schema.reviews.c.at_ms)
-        )
-        return [Review(row.request_id, row.reviewer, row.score, row.conflict, row.comment, row.at_ms) for row in rows]
-
-
-class AuditStore:
-    """The append-only record of who did what, when and why."""
-
-    def add(
-        self,
-        connection: Connection,
-        *,
-        at_ms: int,
-        actor: str,
-        action: str,
-        subject: str,
-        policy_version: str,
-        why: str = "",
-        details: Mapping[str, object] | None = None,
-    ) -> None:
-        """Append an entry."""
-        connection.execute(
-            insert(schema.audit).values(
-                at_ms=at_ms,
-                actor=actor,
-                action=action,
-                subject=subject,
-                why=why,
-                details=json.dumps(details or {}, sort_keys=True),
-                policy_version=policy_version,
-            )
-        )
-
-    def entries(
-        self, connection: Connection, *, limit: int, before_id: int | None = None, subject: str | None = None
-    ) -> list[Row[Any]]:
-        """Return entries, newest first: at most `limit`, older than `before_id` when given."""
-        query = select(schema.audit).order_by(schema.audit.c.id.desc()).limit(limit)
-        if before_id is not None:
-            query = query.where(schema.audit.c.id < before_id)
-        if subject is not None:
-            query = query.where(schema.audit.c.subject == subject)
-        return list(connection.execute(query))

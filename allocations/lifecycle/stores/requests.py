@@ -1,0 +1,103 @@
+"""Stores requests and reviews; decides nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, delete, insert, select, update
+
+from allocations.db import schema
+from allocations.lifecycle.models import (
+    Request,
+    RequestKind,
+    RequestState,
+    Review,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Row
+
+
+def _request(row: Row[Any]) -> Request:
+    fields = dict(row._mapping)  # noqa: SLF001  # as above
+    fields["kind"] = RequestKind(fields["kind"])
+    fields["state"] = RequestState(fields["state"])
+    return Request(**fields)
+
+
+class RequestStore:
+    """Requests and their reviews."""
+
+    def add(self, connection: Connection, request: Request) -> None:
+        """Insert a request."""
+        connection.execute(
+            insert(schema.requests).values(
+                id=request.id,
+                kind=request.kind,
+                applicant=request.applicant,
+                tier=request.tier,
+                title=request.title,
+                justification=request.justification,
+                credits=request.credits,
+                state=request.state,
+                allocation_id=request.allocation_id,
+                created_at_ms=request.created_at_ms,
+                updated_at_ms=request.updated_at_ms,
+            )
+        )
+
+    def get(self, connection: Connection, request_id: str, *, lock: bool = False) -> Request | None:
+        """Return the request, locked against other writers when asked, or None."""
+        query = select(schema.requests).where(schema.requests.c.id == request_id)
+        row = connection.execute(query.with_for_update() if lock else query).one_or_none()
+        return _request(row) if row else None
+
+    def change(self, connection: Connection, request_id: str, **values: object) -> None:
+        """Set columns of a request."""
+        connection.execute(update(schema.requests).where(schema.requests.c.id == request_id).values(**values))
+
+    def of_applicant(self, connection: Connection, person: str) -> list[Request]:
+        """Return a person's requests, newest first."""
+        rows = connection.execute(
+            select(schema.requests)
+            .where(schema.requests.c.applicant == person)
+            .order_by(schema.requests.c.created_at_ms.desc())
+        )
+        return [_request(row) for row in rows]
+
+    def queue(self, connection: Connection) -> list[Request]:
+        """Return the requests that wait for a reviewer, oldest first."""
+        rows = connection.execute(
+            select(schema.requests)
+            .where(schema.requests.c.state.in_([RequestState.SUBMITTED, RequestState.IN_REVIEW]))
+            .order_by(schema.requests.c.created_at_ms)
+        )
+        return [_request(row) for row in rows]
+
+    def put_review(self, connection: Connection, review: Review) -> None:
+        """Record a reviewer's word, in place of an earlier one."""
+        connection.execute(
+            delete(schema.reviews).where(
+                and_(
+                    schema.reviews.c.request_id == review.request_id,
+                    schema.reviews.c.reviewer == review.reviewer,
+                )
+            )
+        )
+        connection.execute(
+            insert(schema.reviews).values(
+                request_id=review.request_id,
+                reviewer=review.reviewer,
+                score=review.score,
+                conflict=review.conflict,
+                comment=review.comment,
+                at_ms=review.at_ms,
+            )
+        )
+
+    def reviews(self, connection: Connection, request_id: str) -> list[Review]:
+        """Return the reviews of a request, oldest first."""
+        rows = connection.execute(
+            select(schema.reviews).where(schema.reviews.c.request_id == request_id).order_by(schema.reviews.c.at_ms)
+        )
+        return [Review(row.request_id, row.reviewer, row.score, row.conflict, row.comment, row.at_ms) for row in rows]
