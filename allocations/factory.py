@@ -12,12 +12,17 @@ from allocations.leases.offers import OfferService
 from allocations.leases.service import LeaseService
 from allocations.leases.store import LeaseStore
 from allocations.ledger.service import Ledger
+from allocations.lifecycle.agreements import AgreementService
 from allocations.lifecycle.allocations import AllocationService
+from allocations.lifecycle.authority import Authority
+from allocations.lifecycle.members import MemberService
 from allocations.lifecycle.requests import RequestService
 from allocations.lifecycle.stores.agreements import AgreementStore
 from allocations.lifecycle.stores.allocations import AllocationStore
 from allocations.lifecycle.stores.audit import AuditStore
 from allocations.lifecycle.stores.requests import RequestStore
+from allocations.lifecycle.tree import TreeService
+from allocations.outbox import Outbox
 from allocations.policy.loader import load_policy
 from allocations.reports import ReportService
 from allocations.runs.files import RunFiles
@@ -44,6 +49,9 @@ class Services:
     lease_store: LeaseStore
     offers: OfferService
     lifecycle: AllocationService
+    agreements: AgreementService
+    members: MemberService
+    tree: TreeService
     requests: RequestService
     runs: RunService
     reports: ReportService
@@ -61,6 +69,10 @@ def make_services(
     ledger = Ledger()
     allocations, agreements, audit = AllocationStore(), AgreementStore(), AuditStore()
     requests, lease_store, runs = RequestStore(), LeaseStore(), RunStore()
+    outbox = Outbox()
+    authority = Authority(
+        clock=clock, policy=policy, ledger=ledger, allocations=allocations, audit=audit, outbox=outbox
+    )
     lifecycle = AllocationService(
         database=database,
         clock=clock,
@@ -68,8 +80,7 @@ def make_services(
         policy=policy,
         ledger=ledger,
         allocations=allocations,
-        agreements=agreements,
-        audit=audit,
+        authority=authority,
     )
     leases = LeaseService(
         database=database,
@@ -97,6 +108,28 @@ def make_services(
             agreements=agreements,
         ),
         lifecycle=lifecycle,
+        agreements=AgreementService(
+            database=database,
+            clock=clock,
+            policy=policy,
+            allocations=allocations,
+            agreements=agreements,
+            lifecycle=lifecycle,
+            authority=authority,
+        ),
+        members=MemberService(
+            database=database, clock=clock, policy=policy, allocations=allocations, authority=authority
+        ),
+        tree=TreeService(
+            database=database,
+            clock=clock,
+            new_id=new_id,
+            policy=policy,
+            ledger=ledger,
+            allocations=allocations,
+            lifecycle=lifecycle,
+            authority=authority,
+        ),
         requests=RequestService(
             database=database,
             clock=clock,
@@ -105,6 +138,7 @@ def make_services(
             requests=requests,
             allocations=allocations,
             lifecycle=lifecycle,
+            authority=authority,
         ),
         runs=RunService(
             database=database,

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from allocations.leases.service import LeaseService
     from allocations.leases.store import LeaseStore
     from allocations.ledger.service import Ledger
-    from allocations.lifecycle.allocations import Actor
+    from allocations.lifecycle.authority import Actor
     from allocations.lifecycle.models import Allocation
     from allocations.lifecycle.stores.allocations import AllocationStore
     from allocations.lifecycle.stores.audit import AuditStore

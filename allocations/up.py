@@ -29,7 +29,7 @@ from allocations.db.database import Database
 from allocations.db.migrate import known_revisions, revision_of, upgrade
 from allocations.errors import AllocationsError, StateVersionError
 from allocations.factory import make_services
-from allocations.lifecycle.allocations import PLATFORM, Actor
+from allocations.lifecycle.authority import PLATFORM, Actor
 from allocations.lifecycle.models import MemberRole
 from allocations.policy.loader import load_policy
 from allocations.settings import ROOT
@@ -207,7 +207,7 @@ class Platform:
                     actor=PLATFORM,
                     why="opened for trying with a new local installation",
                 )
-            services.lifecycle.add_member(Actor(PLATFORM, admin=True), opened.id, "researcher", MemberRole.MEMBER)
+            services.members.add(Actor(PLATFORM, admin=True), opened.id, "researcher", MemberRole.MEMBER)
         database.dispose()
 
     def _require_known_hub_database(self) -> None:

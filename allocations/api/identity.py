@@ -15,7 +15,7 @@ from jupyterhub.services.auth import HubOAuth
 from tornado.web import HTTPError as TornadoHTTPError
 
 from allocations.errors import AllocationsError
-from allocations.lifecycle.allocations import Actor
+from allocations.lifecycle.authority import Actor
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -76,6 +76,7 @@ class Lease:
     missing_since_ms: int | None
     ended_at_ms: int | None
     end_reason: str | None
+    moved_at_ms: int
 
     def seconds_at(self, at_ms: int) -> int:
         """Return the whole seconds that the server has run at a time; never more than the true lifetime."""

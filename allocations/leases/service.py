@@ -134,6 +134,7 @@ class LeaseService:
             missing_since_ms=None,
             ended_at_ms=None,
             end_reason=None,
+            moved_at_ms=now_ms,
         )
         transaction = self._transaction(lease, TransactionKind.HOLD, actor, now_ms)
         holds = [

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Annotated
 
-from allocations.policy.models import AtOnce, PolicyModel, Shape
+from pydantic import Field
+
+from allocations.policy.models import AtOnce, NonNegativeInt, PolicyModel, PositiveInt, Shape
 
 
 class AllocationState(StrEnum):
@@ -35,11 +38,54 @@ MANAGING_ROLES = frozenset({MemberRole.LEAD, MemberRole.MANAGER})
 
 
 class Award(PolicyModel):
-    """What a single allocation was awarded beyond its tier; what is None is as the tier says."""
+    """What a single allocation was awarded for a term; what is None is as the tier says.
 
-    largest: tuple[Shape, ...] | None = None
+    `credits` are whole credits of the term; `gpu_hours` and `core_hours`, where given, limit the allocation in those
+    units too.
+    """
+
+    credits: PositiveInt | None = None
+    gpu_hours: NonNegativeInt | None = None
+    core_hours: NonNegativeInt | None = None
+    largest: Annotated[tuple[Shape, ...], Field(min_length=1)] | None = None
     at_once: AtOnce | None = None
-    instalments_released: int = 1
+    term_days: PositiveInt | None = None
+    renewable: bool = True
+    instalments_released: NonNegativeInt = 1
+
+
+class OverrideSubject(StrEnum):
+    """Whom an override is for."""
+
+    PERSON = "person"
+    ALLOCATION = "allocation"
+
+
+class OverrideLimits(PolicyModel):
+    """The limits that an override sets in place of the award's or the tier's; what is None stays."""
+
+    servers_per_person: NonNegativeInt | None = None
+    cores: NonNegativeInt | None = None
+    gpus: NonNegativeInt | None = None
+    largest: Annotated[tuple[Shape, ...], Field(min_length=1)] | None = None
+    idle_seconds: PositiveInt | None = None
+    longest_session_seconds: PositiveInt | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """An exception from the limits of a person (wherever they start) or of an allocation and what is below it."""
+
+    id: str
+    subject_kind: OverrideSubject
+    subject: str
+    limits: OverrideLimits
+    reason: str
+    author: str
+    created_at_ms: int
+    ends_at_ms: int
+    revoked_at_ms: int | None = None
+    revoked_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +106,20 @@ class Allocation:
     refilled_at_ms: int | None
     policy_version: str
     created_at_ms: int
+    renewal: Award | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A person's place in an allocation."""
+    """A person's place in an allocation, and what a lead lets them run at once (None: as much as everybody)."""
 
     allocation_id: str
     person: str
     role: MemberRole
     joined_at_ms: int
+    servers_max: int | None = None
+    cores_max: int | None = None
+    gpus_max: int | None = None
 
 
 class RequestState(StrEnum):
@@ -138,7 +188,10 @@ REQUEST_TRANSITIONS: dict[RequestAction, RequestTransition] = {
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request for an allocation, or for the next instalment of one. `credits` is in whole credits."""
+    """A request for an allocation, or for more of one.
+
+    `credits` is in whole credits; `asked` says what is asked for beside them, `awarded` what was given.
+    """
 
     id: str
     kind: RequestKind
@@ -151,6 +204,8 @@ class Request:
     allocation_id: str | None
     created_at_ms: int
     updated_at_ms: int
+    asked: Award = field(default_factory=Award)
+    awarded: Award | None = None
 
 
 @dataclass(frozen=True, slots=True)

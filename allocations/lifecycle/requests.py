@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from allocations.clock import Clock
     from allocations.db.database import Database
     from allocations.ids import IdFactory
-    from allocations.lifecycle.allocations import Actor, AllocationService
+    from allocations.lifecycle.allocations import AllocationService
+    from allocations.lifecycle.authority import Actor, Authority
     from allocations.lifecycle.stores.allocations import AllocationStore
     from allocations.lifecycle.stores.requests import RequestStore
     from allocations.policy.models import Policy, Tier
@@ -46,6 +47,7 @@ class RequestService:
     requests: RequestStore
     allocations: AllocationStore
     lifecycle: AllocationService
+    authority: Authority
 
     def submit(
         self,
@@ -104,7 +106,7 @@ class RequestService:
                 raise TransitionError(f"The request is {request.state}.", "It can be changed only as a draft.")
             now_ms = self.clock.now_ms()
             self.requests.change(connection, request_id, title=title, justification=justification, updated_at_ms=now_ms)
-            self.lifecycle.record(connection, actor.name, "request.revise", request_id)
+            self.authority.record(connection, actor.name, "request.revise", request_id)
             return replace(request, title=title, justification=justification, updated_at_ms=now_ms)
 
     def act(self, actor: Actor, request_id: str, action: RequestAction, why: str = "") -> Request:
@@ -214,7 +216,7 @@ class RequestService:
             )
             self.requests.add(connection, request)
             action = "request.draft" if draft else "request.submit"
-            self.lifecycle.record(connection, actor.name, action, request.id, tier=tier, credits=credits)
+            self.authority.record(connection, actor.name, action, request.id, tier=tier, credits=credits)
             if idempotency:
                 idempotency.remember(connection, request.id, now_ms)
             return request
@@ -287,7 +289,7 @@ class RequestService:
         target = REQUEST_TRANSITIONS[action].target
         now_ms = self.clock.now_ms()
         self.requests.change(connection, request.id, state=target, allocation_id=allocation_id, updated_at_ms=now_ms)
-        self.lifecycle.record(
+        self.authority.record(
             connection,
             actor.name,
             f"request.{action}",

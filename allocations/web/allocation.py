@@ -33,7 +33,7 @@ def divide(request: Request, allocation_id: str, services: Wired, sent: Requeste
     """Open a sub-allocation."""
 
     def carry_out() -> None:
-        services.lifecycle.divide(
+        services.tree.divide(
             sent.identity.actor,
             allocation_id,
             name=sent.text("name"),
@@ -52,7 +52,7 @@ def change_share(request: Request, allocation_id: str, child_id: str, services: 
 
     def carry_out() -> None:
         share = to_microcredits(sent.text("credits"), "Credits")
-        services.lifecycle.change_share(sent.identity.actor, child_id, share)
+        services.tree.change_share(sent.identity.actor, child_id, share)
 
     return _after(request, services, sent, allocation_id, carry_out, f"share-{child_id}", "share")
 
@@ -65,7 +65,7 @@ def put_member(request: Request, allocation_id: str, services: Wired, sent: Requ
         role = sent.text("role")
         if role not in set(MemberRole):
             raise InvalidInputError(f"There is no role {role!r}.", "Choose one of the list.")
-        services.lifecycle.add_member(sent.identity.actor, allocation_id, sent.text("person"), MemberRole(role))
+        services.members.add(sent.identity.actor, allocation_id, sent.text("person"), MemberRole(role))
 
     return _after(request, services, sent, allocation_id, carry_out, "member", "member")
 
@@ -75,7 +75,7 @@ def remove_member(request: Request, allocation_id: str, services: Wired, sent: R
     """Remove a person."""
 
     def carry_out() -> None:
-        services.lifecycle.remove_member(sent.identity.actor, allocation_id, sent.text("person"))
+        services.members.remove(sent.identity.actor, allocation_id, sent.text("person"))
 
     return _after(request, services, sent, allocation_id, carry_out, "remove", "removed")
 

@@ -50,7 +50,7 @@ def accept_agreement(
 ) -> Response:
     """Accept the version that was read."""
     try:
-        services.lifecycle.accept_agreement(sent.identity.name, sent.text("version"))
+        services.agreements.accept(sent.identity.name, sent.text("version"))
     except AllocationsError as error:
         return _agreement(request, services, sent.identity, error)
     return see(request, "/", "accepted")

@@ -55,7 +55,7 @@ class Bench:
 
     def accept(self, person: str) -> str:
         """Accept the agreement and return the entry allocation's id."""
-        self.services.lifecycle.accept_agreement(person, self.services.policy.agreement.version)
+        self.services.agreements.accept(person, self.services.policy.agreement.version)
         return self.services.reports.allocations_of(person)[0].id
 
     def consortium(self, lead: str = "lead", credits: int | None = None) -> str:  # noqa: A002  # the unit's name

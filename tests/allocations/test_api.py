@@ -12,7 +12,7 @@ from prometheus_client import generate_latest
 from allocations.api.identity import HubIdentities, Identity, Scope
 from allocations.api.reference import api_reference
 from allocations.app import PREFIX, create_app
-from allocations.lifecycle.allocations import Actor
+from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def test_a_lease_from_first_to_last(client: TestClient, bench: Bench) -> None:
 
 def test_a_member_manages_nothing_and_a_stranger_sees_nothing(client: TestClient, bench: Bench) -> None:
     root = bench.consortium()
-    bench.services.lifecycle.add_member(Actor("lead"), root, "ann", MemberRole.MEMBER)
+    bench.services.members.add(Actor("lead"), root, "ann", MemberRole.MEMBER)
     divide = {"name": "Group", "microcredits": 1, "lead": "ann"}
     assert call(client, "ann", "POST", f"/allocations/{root}/suballocations", divide).json()["code"] == "not_allowed"
     assert call(client, "bob", "GET", f"/allocations/{root}").json()["code"] == "unknown_allocation"
@@ -141,7 +141,7 @@ def test_a_request_from_submission_to_award_and_the_audit_log(client: TestClient
 def test_health_tells_version_database_and_worker_lag(client: TestClient) -> None:
     health = client.get(f"{API}/health").json()
     assert (health["status"], health["database"], health["worker_lag_seconds"]) == ("degraded", "ok", None)
-    assert health["database_revision"] == "0001"
+    assert health["database_revision"] == "0002"
 
 
 def test_metrics_are_labelled_by_route_not_by_id(client: TestClient) -> None:

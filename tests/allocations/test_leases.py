@@ -25,7 +25,7 @@ from allocations.errors import (
     UnknownSizeError,
 )
 from allocations.ledger.models import Transaction, TransactionKind, Unit
-from allocations.lifecycle.allocations import Actor
+from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def test_renewal_charges_only_up_to_the_last_look(bench: Bench) -> None:
 def test_the_last_credits_are_held_to_the_second_and_the_lease_is_final(bench: Bench) -> None:
     entry = bench.accept("ann")
     with bench.services.database.write() as connection:
-        bench.services.lifecycle._grant(
+        bench.services.lifecycle.change_limit(
             connection, entry, -30 * CREDIT + SMALL * 1000, "t", TransactionKind.GRANT, "lowered"
         )
     lease = bench.acquire(entry)
@@ -257,10 +257,10 @@ def test_a_suspended_allocation_is_neither_started_on_nor_renewed(bench: Bench) 
 def test_who_is_no_longer_a_member_is_not_renewed(bench: Bench) -> None:
     root = bench.consortium()
     bench.accept("ann")
-    bench.services.lifecycle.add_member(Actor("lead"), root, "ann", MemberRole.MEMBER)
+    bench.services.members.add(Actor("lead"), root, "ann", MemberRole.MEMBER)
     lease = bench.acquire(root, "ann")
     bench.services.leases.start(lease.id)
-    bench.services.lifecycle.remove_member(Actor("lead"), root, "ann")
+    bench.services.members.remove(Actor("lead"), root, "ann")
     bench.clock.pass_seconds(700)
     renewed = bench.services.leases.renew(lease.id)
     assert (renewed.final, renewed.ends_at) == (True, bench.services.leases.get(lease.id).ends_at)
@@ -270,7 +270,7 @@ def test_who_is_no_longer_a_member_is_not_renewed(bench: Bench) -> None:
 
 def test_a_suspended_parent_stops_the_renewal_of_its_sub_allocations(bench: Bench) -> None:
     root = bench.consortium()
-    child = bench.services.lifecycle.divide(
+    child = bench.services.tree.divide(
         Actor("lead"), root, name="Group", microcredits=CREDIT, guaranteed=True, lead="lead"
     )
     lease = bench.acquire(child, "lead")
@@ -285,11 +285,11 @@ def test_every_charge_counts_at_each_ancestor_and_the_stricter_limit_binds(bench
     lead = Actor("lead")
     services = bench.services
     capped = [
-        services.lifecycle.divide(lead, root, name=f"Group {n}", microcredits=7 * CREDIT, guaranteed=False, lead="lead")
+        services.tree.divide(lead, root, name=f"Group {n}", microcredits=7 * CREDIT, guaranteed=False, lead="lead")
         for n in (1, 2)
     ]
     for child in capped:
-        services.lifecycle.add_member(lead, child, "ann", MemberRole.MEMBER)
+        services.members.add(lead, child, "ann", MemberRole.MEMBER)
     bench.accept("ann")
     lease = bench.acquire(capped[0], "ann", "compute")
     held = lease.held_microcredits
@@ -314,10 +314,10 @@ def test_admission_never_overspends_under_concurrency(bench: Bench) -> None:
     people = [f"p{n}" for n in range(8)]
     for person in people:
         bench.accept(person)
-        services.lifecycle.add_member(Actor("lead"), root, person, MemberRole.MEMBER)
+        services.members.add(Actor("lead"), root, person, MemberRole.MEMBER)
     with services.database.write() as connection:
         room = SMALL * QUANTUM * 3
-        services.lifecycle._grant(connection, root, room - 4000 * CREDIT, "t", TransactionKind.GRANT, "lowered")
+        services.lifecycle.change_limit(connection, root, room - 4000 * CREDIT, "t", TransactionKind.GRANT, "lowered")
     outcomes: list[str] = []
     barrier = threading.Barrier(len(people))
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from allocations.errors import AllocationsError, InsufficientBalanceError, LeaseEndedError, TransitionError
 from allocations.ledger.audit import audit_ledger
 from allocations.ledger.models import TransactionKind
-from allocations.lifecycle.allocations import Actor
+from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
 from tests.allocations.conftest import Bench, make_bench
 
@@ -39,7 +39,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.all_nodes = [self.root]
         for person in PEOPLE:
             self.bench.accept(person)
-            self.services.lifecycle.add_member(LEAD, self.root, person, MemberRole.MEMBER)
+            self.services.members.add(LEAD, self.root, person, MemberRole.MEMBER)
         self.started_ms: dict[str, int] = {}
         self.rates: dict[str, int] = {}
 
@@ -65,20 +65,20 @@ class LedgerMachine(RuleBasedStateMachine):
         if len(self.all_nodes) > 6:
             return multiple()
         try:
-            child = self.services.lifecycle.divide(
+            child = self.services.tree.divide(
                 LEAD, parent, name="part", microcredits=microcredits, guaranteed=guaranteed, lead="lead"
             )
         except AllocationsError:
             return multiple()
         for person in PEOPLE:
-            self.services.lifecycle.add_member(LEAD, child, person, MemberRole.MEMBER)
+            self.services.members.add(LEAD, child, person, MemberRole.MEMBER)
         self.all_nodes.append(child)
         return child
 
     @rule(node=nodes, microcredits=st.integers(1, 4 * CREDIT))
     def change_share(self, node: str, microcredits: int) -> None:
         try:
-            self.services.lifecycle.change_share(LEAD, node, microcredits)
+            self.services.tree.change_share(LEAD, node, microcredits)
         except AllocationsError:
             return
 
@@ -87,7 +87,7 @@ class LedgerMachine(RuleBasedStateMachine):
         with self.services.database.write() as connection:
             balance = self.services.leases.ledger.balance(connection, self.root)
             if balance.limit + amount > 0:
-                self.services.lifecycle._grant(connection, self.root, amount, "t", TransactionKind.GRANT, "award")
+                self.services.lifecycle.change_limit(connection, self.root, amount, "t", TransactionKind.GRANT, "award")
 
     @rule(
         target=leases, node=nodes, person=st.sampled_from(PEOPLE), size=st.sampled_from(["small", "xlarge", "compute"])

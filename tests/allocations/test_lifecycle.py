@@ -13,7 +13,7 @@ from allocations.errors import (
     TransitionError,
     UnknownAllocationError,
 )
-from allocations.lifecycle.allocations import Actor
+from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole, RequestAction, RequestState
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def audit_of(bench: Bench, subject: str) -> list[str]:
 
 def test_the_agreement_opens_one_entry_allocation_and_is_asked_once_per_version(bench: Bench) -> None:
     with pytest.raises(InvalidInputError):
-        bench.services.lifecycle.accept_agreement("ann", "an older one")
+        bench.services.agreements.accept("ann", "an older one")
     bench.accept("ann")
     bench.accept("ann")
     views = bench.services.reports.allocations_of("ann")
@@ -148,10 +148,10 @@ def test_a_repeated_submission_makes_one_request(bench: Bench) -> None:
 
 def test_guaranteed_shares_stay_within_the_parent_and_capped_ones_within_the_ratio(bench: Bench) -> None:
     root = bench.consortium(credits=100)
-    lifecycle = bench.services.lifecycle
+    tree = bench.services.tree
 
     def divide(microcredits: int, *, guaranteed: bool, actor: Actor = LEAD) -> str:
-        return lifecycle.divide(actor, root, name="Group", microcredits=microcredits, guaranteed=guaranteed, lead="bob")
+        return tree.divide(actor, root, name="Group", microcredits=microcredits, guaranteed=guaranteed, lead="bob")
 
     with pytest.raises(NotAllowedError):
         divide(CREDIT, guaranteed=True, actor=Actor("bob"))
@@ -161,14 +161,14 @@ def test_guaranteed_shares_stay_within_the_parent_and_capped_ones_within_the_rat
     divide(90 * CREDIT, guaranteed=False)
     with pytest.raises(InvalidInputError, match="150 %"):
         divide(CREDIT, guaranteed=False)
-    lifecycle.change_share(LEAD, first, 10 * CREDIT)
+    tree.change_share(LEAD, first, 10 * CREDIT)
     with pytest.raises(InvalidInputError):
-        lifecycle.change_share(LEAD, first, 70 * CREDIT)
+        tree.change_share(LEAD, first, 70 * CREDIT)
     with pytest.raises(NotAllowedError):
-        lifecycle.change_share(LEAD, root, 70 * CREDIT)
-    assert lifecycle.divide(
+        tree.change_share(LEAD, root, 70 * CREDIT)
+    assert tree.divide(
         Actor("bob"), first, name="Sub", microcredits=CREDIT, guaranteed=True, lead="eve", idempotency_key="k"
-    ) == lifecycle.divide(
+    ) == tree.divide(
         Actor("bob"), first, name="Sub", microcredits=CREDIT, guaranteed=True, lead="eve", idempotency_key="k"
     )
     bench.assert_clean()
@@ -177,34 +177,34 @@ def test_guaranteed_shares_stay_within_the_parent_and_capped_ones_within_the_rat
 def test_a_tier_without_sub_allocations_is_not_divided(bench: Bench) -> None:
     entry = bench.accept("ann")
     with pytest.raises(NotAllowedError):
-        bench.services.lifecycle.divide(ANN, entry, name="x", microcredits=1, guaranteed=True, lead="ann")
+        bench.services.tree.divide(ANN, entry, name="x", microcredits=1, guaranteed=True, lead="ann")
 
 
 def test_members_are_managed_by_leads_and_managers(bench: Bench) -> None:
     root = bench.consortium()
-    lifecycle, reports = bench.services.lifecycle, bench.services.reports
+    members, reports = bench.services.members, bench.services.reports
     with pytest.raises(NotAllowedError):
-        lifecycle.add_member(ANN, root, "ann", MemberRole.MEMBER)
-    lifecycle.add_member(LEAD, root, "ann", MemberRole.MANAGER)
-    lifecycle.add_member(ANN, root, "bob", MemberRole.MEMBER)
+        members.add(ANN, root, "ann", MemberRole.MEMBER)
+    members.add(LEAD, root, "ann", MemberRole.MANAGER)
+    members.add(ANN, root, "bob", MemberRole.MEMBER)
     with pytest.raises(NotAllowedError, match="needs a lead"):
-        lifecycle.remove_member(ANN, root, "lead")
+        members.remove(ANN, root, "lead")
     with pytest.raises(NotAllowedError):
-        lifecycle.remove_member(Actor("bob"), root, "ann")
-    lifecycle.remove_member(ANN, root, "bob")
+        members.remove(Actor("bob"), root, "ann")
+    members.remove(ANN, root, "bob")
     with pytest.raises(UnknownAllocationError):
         reports.allocation(Actor("bob"), root)
     assert not reports.allocation(Actor("admin", admin=True), root).leases
     entry = bench.accept("eve")
     with pytest.raises(NotAllowedError, match="room for 1"):
-        lifecycle.add_member(Actor("eve"), entry, "ann", MemberRole.MEMBER)
+        members.add(Actor("eve"), entry, "ann", MemberRole.MEMBER)
 
 
 def test_members_see_their_own_leases_and_leads_see_all(bench: Bench) -> None:
     root = bench.consortium()
     for person in ("ann", "bob"):
         bench.accept(person)
-        bench.services.lifecycle.add_member(LEAD, root, person, MemberRole.MEMBER)
+        bench.services.members.add(LEAD, root, person, MemberRole.MEMBER)
         bench.acquire(root, person)
     seen = {
         name: [lease.person for lease in bench.services.reports.allocation(Actor(name), root).leases]

@@ -15,7 +15,7 @@ from allocations.errors import (
     SizeNotAllowedError,
 )
 from allocations.ledger.models import TransactionKind
-from allocations.lifecycle.allocations import Actor
+from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
 from allocations.runs.models import Outcome, RunError
 from allocations.runs.service import Finish, Submission
@@ -87,7 +87,9 @@ def test_what_could_never_be_admitted_is_refused_at_submission(bench: Bench) -> 
 
 def _poor(bench: Bench, allocation: str) -> str:
     with bench.services.database.write() as connection:
-        bench.services.lifecycle._grant(connection, allocation, -29 * CREDIT, "t", TransactionKind.GRANT, "lowered")
+        bench.services.lifecycle.change_limit(
+            connection, allocation, -29 * CREDIT, "t", TransactionKind.GRANT, "lowered"
+        )
     return allocation
 
 
@@ -106,7 +108,7 @@ def test_a_run_waits_for_room_and_says_so(bench: Bench) -> None:
 def test_an_allocation_with_many_runs_does_not_starve_another(bench: Bench) -> None:
     entry, other = bench.accept("ann"), bench.accept("bob")
     root = bench.consortium()
-    bench.services.lifecycle.add_member(Actor("lead"), root, "ann", MemberRole.MEMBER)
+    bench.services.members.add(Actor("lead"), root, "ann", MemberRole.MEMBER)
     for _ in range(5):
         submit(bench, root)
         bench.clock.pass_seconds(1)

@@ -10,7 +10,7 @@ import pytest
 
 from allocations.duties import Duties
 from allocations.leases.watch import LeaseWatch, ServerKey, ServerStatus
-from allocations.lifecycle.allocations import Actor
+from allocations.lifecycle.authority import Actor
 from allocations.worker import Worker
 
 if TYPE_CHECKING:

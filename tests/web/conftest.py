@@ -18,7 +18,7 @@ from allocations.db.database import Database
 from allocations.db.idempotency import IdempotencyKey
 from allocations.db.migrate import upgrade
 from allocations.factory import Services, make_services
-from allocations.lifecycle.allocations import Actor
+from allocations.lifecycle.authority import Actor
 from allocations.policy.loader import load_policy
 from allocations.runs.service import Submission
 
@@ -84,7 +84,7 @@ class Site:
 
     def accept(self, person: str) -> str:
         """Accept the agreement and return the entry allocation's id."""
-        self.services.lifecycle.accept_agreement(person, self.services.policy.agreement.version)
+        self.services.agreements.accept(person, self.services.policy.agreement.version)
         return next(one.id for one in self.services.reports.allocations_of(person) if one.tier == "entry")
 
     def open(self, tier: str, name: str, lead: str) -> str:

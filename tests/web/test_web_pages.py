@@ -12,7 +12,7 @@ import pytest
 from allocations.app import PREFIX
 from allocations.db.idempotency import IdempotencyKey
 from allocations.leases.models import LeaseKind, LeaseRequest
-from allocations.lifecycle.allocations import Actor
+from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
 from allocations.runs.models import Outcome, RunError, RunState
 from allocations.runs.service import Finish
@@ -101,10 +101,10 @@ def test_a_live_part_is_sent_only_when_it_has_changed(site: Site) -> None:
 def test_names_titles_and_parameters_of_others_are_text(site: Site) -> None:
     entry = site.accept("ann")
     consortium = site.open("consortium", "Deep fields", "lead")
-    child = site.services.lifecycle.divide(
+    child = site.services.tree.divide(
         Actor("lead"), consortium, name=HOSTILE, microcredits=CREDIT, guaranteed=True, lead=HOSTILE
     )
-    site.services.lifecycle.add_member(Actor("lead"), child, "ann", MemberRole.MEMBER)
+    site.services.members.add(Actor("lead"), child, "ann", MemberRole.MEMBER)
     run = site.queue_run("ann", entry, label=HOSTILE, listed=[HOSTILE])
     request = site.request("ann", title=HOSTILE, justification=HOSTILE)
     site.services.lifecycle.suspend(Actor("admin", admin=True), child, HOSTILE)
@@ -150,7 +150,7 @@ def test_what_others_have_looks_like_what_does_not_exist(site: Site) -> None:
 
 def test_a_member_sees_no_forms_and_no_charges_of_others(site: Site) -> None:
     consortium = site.open("consortium", "Deep fields", "lead")
-    site.services.lifecycle.add_member(Actor("lead"), consortium, "ann", MemberRole.MEMBER)
+    site.services.members.add(Actor("lead"), consortium, "ann", MemberRole.MEMBER)
     assert "Add a sub-allocation" in site.browser("lead").get(f"/allocations/{consortium}").text
     page = site.browser("ann").get(f"/allocations/{consortium}").text
     assert "Deep fields" in page

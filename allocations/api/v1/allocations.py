@@ -73,7 +73,7 @@ def agreement(services: Wired, caller: Reader) -> AgreementText:
 @router.post("/agreement")
 def accept_agreement(body: AcceptBody, services: Wired, caller: Requester) -> AllocationList:
     """Accept the agreement in force; the first time, an entry allocation is opened."""
-    services.lifecycle.accept_agreement(caller.name, body.version)
+    services.agreements.accept(caller.name, body.version)
     return AllocationList(allocations=services.reports.allocations_of(caller.name))
 
 
@@ -98,7 +98,7 @@ def divide(
     idempotency_key: OptionalIdempotencyHeader = None,
 ) -> AllocationDetail:
     """Open a sub-allocation; leads and managers only."""
-    child = services.lifecycle.divide(
+    child = services.tree.divide(
         caller.actor,
         allocation_id,
         name=body.name,
@@ -113,21 +113,21 @@ def divide(
 @router.patch("/allocations/{allocation_id}")
 def change_share(allocation_id: str, body: ShareBody, services: Wired, caller: Requester) -> AllocationDetail:
     """Set a sub-allocation's limit; leads and managers of its parent only."""
-    services.lifecycle.change_share(caller.actor, allocation_id, body.microcredits)
+    services.tree.change_share(caller.actor, allocation_id, body.microcredits)
     return services.reports.allocation(caller.actor, allocation_id)
 
 
 @router.post("/allocations/{allocation_id}/members", status_code=201)
 def add_member(allocation_id: str, body: MemberBody, services: Wired, caller: Requester) -> AllocationDetail:
     """Add a person, or change a member's role; leads and managers only."""
-    services.lifecycle.add_member(caller.actor, allocation_id, body.person, body.role)
+    services.members.add(caller.actor, allocation_id, body.person, body.role)
     return services.reports.allocation(caller.actor, allocation_id)
 
 
 @router.delete("/allocations/{allocation_id}/members/{person}")
 def remove_member(allocation_id: str, person: str, services: Wired, caller: Requester) -> AllocationDetail:
     """Remove a person; leads and managers only."""
-    services.lifecycle.remove_member(caller.actor, allocation_id, person)
+    services.members.remove(caller.actor, allocation_id, person)
     return services.reports.allocation(caller.actor, allocation_id)
 
 

@@ -28,14 +28,20 @@ _MEMBER = select(schema.members).where(
 
 
 def _allocation(row: Row[Any]) -> Allocation:
-    fields = dict(row._mapping)  # noqa: SLF001  # SQLAlchemy's public name for a row as a mapping
+    return _to_allocation(dict(row._mapping))  # noqa: SLF001  # SQLAlchemy's public name for a row as a mapping
+
+
+def _to_allocation(fields: dict[str, Any]) -> Allocation:
     fields["state"] = AllocationState(fields["state"])
     fields["award"] = Award.model_validate_json(fields["award"])
+    fields["renewal"] = Award.model_validate_json(fields["renewal"]) if fields["renewal"] else None
     return Allocation(**fields)
 
 
 def _member(row: Row[Any]) -> Member:
-    return Member(row.allocation_id, row.person, MemberRole(row.role), row.joined_at_ms)
+    fields = dict(row._mapping)  # noqa: SLF001  # as above
+    fields["role"] = MemberRole(fields["role"])
+    return Member(**fields)
 
 
 class AllocationStore:
@@ -54,6 +60,7 @@ class AllocationStore:
                 state=allocation.state,
                 guaranteed=allocation.guaranteed,
                 award=allocation.award.model_dump_json(),
+                renewal=allocation.renewal.model_dump_json() if allocation.renewal else None,
                 starts_at_ms=allocation.starts_at_ms,
                 ends_at_ms=allocation.ends_at_ms,
                 refilled_at_ms=allocation.refilled_at_ms,
@@ -119,9 +126,7 @@ class AllocationStore:
         for row in rows:
             fields = dict(row._mapping)  # noqa: SLF001  # as above
             role = MemberRole(fields.pop("role"))
-            fields["state"] = AllocationState(fields["state"])
-            fields["award"] = Award.model_validate_json(fields["award"])
-            found.append((Allocation(**fields), role))
+            found.append((_to_allocation(fields), role))
         return found
 
     def add_member(self, connection: Connection, member: Member) -> None:
@@ -132,6 +137,9 @@ class AllocationStore:
                 person=member.person,
                 role=member.role,
                 joined_at_ms=member.joined_at_ms,
+                servers_max=member.servers_max,
+                cores_max=member.cores_max,
+                gpus_max=member.gpus_max,
             )
         )
 

@@ -8,6 +8,7 @@ from sqlalchemy import and_, delete, insert, select, update
 
 from allocations.db import schema
 from allocations.lifecycle.models import (
+    Award,
     Request,
     RequestKind,
     RequestState,
@@ -22,6 +23,8 @@ def _request(row: Row[Any]) -> Request:
     fields = dict(row._mapping)  # noqa: SLF001  # as above
     fields["kind"] = RequestKind(fields["kind"])
     fields["state"] = RequestState(fields["state"])
+    fields["asked"] = Award.model_validate_json(fields["asked"])
+    fields["awarded"] = Award.model_validate_json(fields["awarded"]) if fields["awarded"] else None
     return Request(**fields)
 
 
@@ -39,6 +42,8 @@ class RequestStore:
                 title=request.title,
                 justification=request.justification,
                 credits=request.credits,
+                asked=request.asked.model_dump_json(),
+                awarded=request.awarded.model_dump_json() if request.awarded else None,
                 state=request.state,
                 allocation_id=request.allocation_id,
                 created_at_ms=request.created_at_ms,

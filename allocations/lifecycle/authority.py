@@ -1,0 +1,98 @@
+"""Who may act on which allocation, and the record of what was done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from allocations.errors import (
+    InvalidInputError,
+    NotAllowedError,
+    UnknownAllocationError,
+)
+from allocations.lifecycle.models import (
+    MANAGING_ROLES,
+    Allocation,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from allocations.clock import Clock
+    from allocations.ledger.service import Ledger
+    from allocations.lifecycle.stores.allocations import AllocationStore
+    from allocations.lifecycle.stores.audit import AuditStore
+    from allocations.outbox import Notice, Outbox
+    from allocations.policy.models import Policy
+
+PLATFORM = "platform"
+
+
+@dataclass(frozen=True, slots=True)
+class Actor:
+    """Who acts, and what the platform lets them be."""
+
+    name: str
+    reviewer: bool = False
+    admin: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Authority:
+    """Finds allocations for those who may act on them, and appends to the audit log."""
+
+    clock: Clock
+    policy: Policy
+    ledger: Ledger
+    allocations: AllocationStore
+    audit: AuditStore
+    outbox: Outbox
+
+    def find(self, connection: Connection, allocation_id: str) -> Allocation:
+        """Return the allocation; UnknownAllocationError when there is none."""
+        allocation = self.allocations.get(connection, allocation_id)
+        if allocation is None:
+            raise UnknownAllocationError(
+                f"There is no allocation {allocation_id!r}.", "Choose one from the list of allocations."
+            )
+        return allocation
+
+    def managed(self, connection: Connection, actor: Actor, allocation_id: str) -> Allocation:
+        """Return the allocation to leads and managers (here or above) and administrators; else NotAllowedError."""
+        allocation = self.find(connection, allocation_id)
+        path = self.ledger.path(connection, allocation_id)
+        if actor.admin or self.allocations.roles_along(connection, path, actor.name) & MANAGING_ROLES:
+            return allocation
+        raise NotAllowedError(f"Only leads and managers of “{allocation.name}” may do this.", "Ask one of them.")
+
+    def require_admin(self, actor: Actor, why: str) -> None:
+        """Raise NotAllowedError unless an administrator acts, InvalidInputError when no reason is given."""
+        if not actor.admin:
+            raise NotAllowedError("Only administrators may do this.", "Write to them.")
+        if not why.strip():
+            raise InvalidInputError("A reason is needed.", "Say why: it is kept in the audit log.")
+
+    def record(
+        self,
+        connection: Connection,
+        actor: str,
+        action: str,
+        subject: str,
+        why: str = "",
+        **details: object,
+    ) -> None:
+        """Append to the audit log, in the transaction of what is done."""
+        self.audit.add(
+            connection,
+            at_ms=self.clock.now_ms(),
+            actor=actor,
+            action=action,
+            subject=subject,
+            why=why,
+            details=details,
+            policy_version=self.policy.version,
+        )
+
+    def tell(self, connection: Connection, *new: Notice) -> None:
+        """Leave notices in the outbox, in the transaction of what is done."""
+        self.outbox.queue(connection, new, self.clock.now_ms())
