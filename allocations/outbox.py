@@ -1,4 +1,4 @@
-"""The outbox: what people are to be told, written in the transaction of what happened, delivered later by the worker."""
+"""The outbox: what people are told, written in the transaction of what happened and delivered later by the worker."""
 
 from __future__ import annotations
 
