@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 from allocations.clock import SystemClock
 from allocations.db.database import Database
 from allocations.ids import random_id
+from allocations.leases.admission import Admission
 from allocations.leases.offers import OfferService
+from allocations.leases.queue import AdmissionQueue
 from allocations.leases.service import LeaseService
 from allocations.leases.store import LeaseStore
 from allocations.ledger.service import Ledger
@@ -20,6 +22,7 @@ from allocations.lifecycle.requests import RequestService
 from allocations.lifecycle.stores.agreements import AgreementStore
 from allocations.lifecycle.stores.allocations import AllocationStore
 from allocations.lifecycle.stores.audit import AuditStore
+from allocations.lifecycle.stores.overrides import OverrideStore
 from allocations.lifecycle.stores.requests import RequestStore
 from allocations.lifecycle.tree import TreeService
 from allocations.outbox import Outbox
@@ -82,6 +85,17 @@ def make_services(
         allocations=allocations,
         authority=authority,
     )
+    overrides = OverrideStore()
+    admission = Admission(
+        clock=clock,
+        new_id=new_id,
+        policy=policy,
+        ledger=ledger,
+        leases=lease_store,
+        allocations=allocations,
+        agreements=agreements,
+        overrides=overrides,
+    )
     leases = LeaseService(
         database=database,
         clock=clock,
@@ -90,7 +104,8 @@ def make_services(
         ledger=ledger,
         leases=lease_store,
         allocations=allocations,
-        agreements=agreements,
+        admission=admission,
+        queue=AdmissionQueue(database, admission, allocations),
     )
     return Services(
         database=database,
@@ -106,6 +121,7 @@ def make_services(
             leases=lease_store,
             allocations=allocations,
             agreements=agreements,
+            overrides=overrides,
         ),
         lifecycle=lifecycle,
         agreements=AgreementService(

@@ -20,13 +20,14 @@ from allocations.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
 _RECALL = select(idempotency).where(
     idempotency.c.caller == bindparam("of_caller"), idempotency.c.key == bindparam("of_key")
 )
+_RECALL_ALL = select(idempotency).where(idempotency.c.key.in_(bindparam("keys", expanding=True)))
 _REMEMBER = insert(idempotency)
 KEY_LENGTH_MAX = 200
 Answer = TypeVar("Answer")
@@ -52,16 +53,18 @@ class IdempotencyKey:
         canonical = json.dumps([operation, body], sort_keys=True, separators=(",", ":"))
         return cls(caller, key, hashlib.sha256(canonical.encode()).hexdigest())
 
+    @property
+    def name(self) -> tuple[str, str]:
+        """What tells keys apart: the caller and the key."""
+        return self.caller, self.key
+
     def recall(self, connection: Connection) -> str | None:
         """Return the remembered answer (JSON), or None; IdempotencyConflictError when the request differs."""
         row = connection.execute(_RECALL, {"of_caller": self.caller, "of_key": self.key}).one_or_none()
         if row is None:
             return None
         if row.request_hash != self.request_hash:
-            raise IdempotencyConflictError(
-                "This Idempotency-Key was used before, for a different request.",
-                "Use a new key for a new request.",
-            )
+            raise reused()
         return str(row.answer)
 
     def remember(self, connection: Connection, answer: str, at_ms: int) -> None:
@@ -70,16 +73,39 @@ class IdempotencyKey:
         Of two simultaneous requests with one key, the primary key lets one commit; the other fails whole, and
         `answered_once` lets it look again.
         """
-        connection.execute(
-            _REMEMBER,
-            {
-                "caller": self.caller,
-                "key": self.key,
-                "request_hash": self.request_hash,
-                "answer": answer,
-                "created_at_ms": at_ms,
-            },
-        )
+        remember_all(connection, [(self, answer)], at_ms)
+
+
+def reused() -> IdempotencyConflictError:
+    """Return the error of a key that was used for another request."""
+    return IdempotencyConflictError(
+        "This Idempotency-Key was used before, for a different request.", "Use a new key for a new request."
+    )
+
+
+def recall_all(connection: Connection, keys: Sequence[IdempotencyKey]) -> dict[tuple[str, str], tuple[str, str]]:
+    """Return (request hash, answer) of those of the keys that are known, by (caller, key)."""
+    if not keys:
+        return {}
+    wanted = {key.name for key in keys}
+    rows = connection.execute(_RECALL_ALL, {"keys": sorted({key.key for key in keys})})
+    return {(row.caller, row.key): (row.request_hash, row.answer) for row in rows if (row.caller, row.key) in wanted}
+
+
+def remember_all(connection: Connection, answers: Sequence[tuple[IdempotencyKey, str]], at_ms: int) -> None:
+    """Keep answers, as `IdempotencyKey.remember` does."""
+    rows = [
+        {
+            "caller": key.caller,
+            "key": key.key,
+            "request_hash": key.request_hash,
+            "answer": answer,
+            "created_at_ms": at_ms,
+        }
+        for key, answer in answers
+    ]
+    if rows:
+        connection.execute(_REMEMBER, rows)
 
 
 def answered_once(act: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:

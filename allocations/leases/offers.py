@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from allocations.clock import MS_PER_SECOND, to_rfc3339
 from allocations.errors import AllocationsError
-from allocations.leases.rules import limits_of, require_room, require_size, require_usable
-from allocations.leases.service import AGREEMENT_URL
+from allocations.leases.admission import AGREEMENT_URL
+from allocations.leases.rules import InUse, effective_limits, require_room, require_size, require_usable
 from allocations.leases.views import (
     SECONDS_PER_HOUR,
     AgreementView,
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from allocations.lifecycle.models import Allocation
     from allocations.lifecycle.stores.agreements import AgreementStore
     from allocations.lifecycle.stores.allocations import AllocationStore
+    from allocations.lifecycle.stores.overrides import OverrideStore
     from allocations.policy.models import Policy, Size
 
 
@@ -46,6 +47,7 @@ class OfferService:
     leases: LeaseStore
     allocations: AllocationStore
     agreements: AgreementStore
+    overrides: OverrideStore
 
     def agreement(self, person: str) -> AgreementView:
         """Return the agreement in force, and whether a person accepted it."""
@@ -84,20 +86,23 @@ class OfferService:
         self, connection: Connection, allocation: Allocation, person: str, now_ms: int, *, is_server: bool
     ) -> AllocationOffer:
         path = self.ledger.path(connection, allocation.id)
-        nodes = [self.allocations.get(connection, node) for node in path]
-        root = nodes[0]
-        assert root is not None  # a path consists of rows that exist
+        line = self.allocations.with_ancestors(connection, [allocation.id])
+        nodes = [line[node] for node in path]
+        member = self.allocations.member(connection, allocation.id, person)
+        assert member is not None  # offers are made to members
         balance = self.ledger.balance(connection, allocation.id)
         reason = None
         try:
             for node in nodes:
-                assert node is not None  # as above
                 require_usable(node, now_ms)
         except AllocationsError as error:
             reason = error.detail
         available = max(0, self.ledger.available(connection, path))
-        in_use = self.leases.in_use(connection, allocation.root_id, person)
-        limits = limits_of(self.policy, root)
+        on_tree = self.leases.in_use(connection, [allocation.root_id]).get(allocation.root_id, {})
+        own, tree = on_tree.get(person, InUse()), sum(on_tree.values(), InUse())
+        limits = effective_limits(
+            self.policy, nodes, member, self.overrides.in_force(connection, [person], path, now_ms)
+        )
         prices = self.policy.prices_at(datetime.fromtimestamp(now_ms / MS_PER_SECOND, tz=UTC))
 
         def offer_size(size: Size) -> SizeOffer:
@@ -106,7 +111,7 @@ class OfferService:
             try:
                 if why_not is None:
                     require_size(limits, size)
-                    require_room(limits, size, in_use, is_server=is_server)
+                    require_room(limits, size, own, tree, is_server=is_server)
             except AllocationsError as error:
                 why_not = error.detail
             if why_not is None and is_server and available < rate * self.policy.leases.quantum_seconds:

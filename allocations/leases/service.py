@@ -4,7 +4,6 @@ Invariants kept here (numbers as in the design):
 
 3. HOLD_ENDS_ONCE: a hold is settled (charged at most what it held), voided or expired, in the transaction that locks
    its lease; the stop reported by the hub and the expiry by the worker can meet, and the second finds it ended.
-4. SAME_KEY_SAME_ANSWER: an acquisition's answer is kept beside its hold, in one transaction.
 7. CHARGE_WITHIN_LIFETIME: whole seconds between start and end, rounded down, by the rate at admission.
 8. SERVICE_CLOCK: times reported by others are taken only between the lease's acquisition and this clock's now.
 """
@@ -12,33 +11,25 @@ Invariants kept here (numbers as in the design):
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, select
-
 from allocations.clock import MS_PER_SECOND
-from allocations.db.idempotency import answered_once
-from allocations.db.schema import balances
 from allocations.errors import (
-    AgreementRequiredError,
     AllocationNotActiveError,
-    InvalidInputError,
+    AllocationsError,
     LeaseEndedError,
-    NotAMemberError,
     NotFoundError,
     TransitionError,
-    UnknownAllocationError,
-    UnknownImageError,
-    UnknownSizeError,
 )
+from allocations.leases.admission import Asked, new_hold
 from allocations.leases.models import EndReason, Hold, Lease, LeaseKind, LeaseRequest, LeaseState
-from allocations.leases.rules import InUse, Limits, limits_of, require_room, require_size, require_usable
+from allocations.leases.rules import require_usable
 from allocations.leases.views import LeaseView
-from allocations.ledger.models import Transaction, TransactionKind, Unit
+from allocations.ledger.models import Holding, Transaction, TransactionKind
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from concurrent.futures import Future
 
     from sqlalchemy import Connection
 
@@ -46,27 +37,14 @@ if TYPE_CHECKING:
     from allocations.db.database import Database
     from allocations.db.idempotency import IdempotencyKey
     from allocations.ids import IdFactory
+    from allocations.leases.admission import Admission
+    from allocations.leases.queue import AdmissionQueue
     from allocations.leases.store import LeaseStore
     from allocations.ledger.service import Ledger
-    from allocations.lifecycle.models import Allocation
-    from allocations.lifecycle.stores.agreements import AgreementStore
     from allocations.lifecycle.stores.allocations import AllocationStore
-    from allocations.policy.models import Image, Policy, Size
+    from allocations.policy.models import Policy
 
-_UNITS = select(balances.c.unit).where(balances.c.allocation_id.in_(bindparam("path", expanding=True))).distinct()
-AGREEMENT_URL = "/services/allocations/agreement"
 WORKER = "worker"
-
-
-@dataclass(frozen=True, slots=True)
-class _Admission:
-    """Everything that admission decided on."""
-
-    allocation: Allocation
-    limits: Limits
-    size: Size
-    image: Image
-    path: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,82 +58,30 @@ class LeaseService:
     ledger: Ledger
     leases: LeaseStore
     allocations: AllocationStore
-    agreements: AgreementStore
+    admission: Admission
+    queue: AdmissionQueue
 
-    @answered_once
-    def acquire(self, request: LeaseRequest, idempotency: IdempotencyKey) -> LeaseView:
+    def acquire(self, request: LeaseRequest, key: IdempotencyKey) -> LeaseView:
         """Hold what is needed before anything is created.
 
         Raises the AllocationsError that says why not: agreement, membership, state, size, room, balance.
         """
-        with self.database.write() as connection:
-            answer = idempotency.recall(connection)
-            if answer is not None:
-                return LeaseView.model_validate_json(answer)
-            view = self.acquire_within(connection, request, actor=idempotency.caller)
-            idempotency.remember(connection, view.model_dump_json(), self.clock.now_ms())
-            return view
+        return self.submit(request, key).result()
+
+    def submit(self, request: LeaseRequest, key: IdempotencyKey) -> Future[LeaseView]:
+        """As `acquire`, without waiting: those that come together for one tree are decided in one transaction."""
+        return self.queue.submit(Asked(request, key.caller, key))
 
     def acquire_within(self, connection: Connection, request: LeaseRequest, actor: str) -> LeaseView:
-        """As `acquire`, as a part of the caller's transaction (which must be rolled back on an error)."""
-        now_ms = self.clock.now_ms()
-        admission = self._admit(connection, request, now_ms)
-        size, limits = admission.size, admission.limits
-        rate = self.policy.prices_at(_moment(now_ms)).microcredits_per_second(size)
-        if request.kind is LeaseKind.BATCH:
-            if request.max_seconds is None:
-                raise InvalidInputError("A batch lease needs its maximum time.", "Send max_seconds.")
-            seconds = latest_seconds = request.max_seconds
-        else:
-            latest_seconds = limits.longest_session_seconds
-            seconds = min(self.policy.leases.quantum_seconds, latest_seconds)
-        lease = Lease(
-            id=self.new_id("lease"),
-            allocation_id=admission.allocation.id,
-            root_id=admission.allocation.root_id,
-            person=request.person,
-            kind=request.kind,
-            size=size.name,
-            image=admission.image.name,
-            server_name=request.server_name,
-            cores=size.cores,
-            memory_gib=size.memory_gib,
-            gpus=size.gpus,
-            gpu_type=size.gpu_type,
-            microcredits_per_second=rate,
-            idle_seconds=limits.idle_seconds,
-            state=LeaseState.OPEN,
-            final=seconds >= latest_seconds,
-            acquired_at_ms=now_ms,
-            started_at_ms=None,
-            ends_at_ms=now_ms + seconds * MS_PER_SECOND,
-            latest_end_at_ms=now_ms + latest_seconds * MS_PER_SECOND,
-            seen_at_ms=None,
-            missing_since_ms=None,
-            ended_at_ms=None,
-            end_reason=None,
-            moved_at_ms=now_ms,
-        )
-        transaction = self._transaction(lease, TransactionKind.HOLD, actor, now_ms)
-        holds = [
-            _hold(lease, sequence=1, unit=unit, from_second=0, to_second=seconds)
-            for unit in self._units(connection, admission.path, lease)
-        ]
-        # The balance rows, locked from the root down, come first: whoever holds the root's row may count what is
-        # open on its tree, because every other admission on the tree waits for that row.
-        self.ledger.hold(connection, transaction, admission.path, {hold.unit: hold.amount for hold in holds})
-        in_use = self.leases.in_use(connection, lease.root_id, request.person)
-        require_room(limits, size, in_use, is_server=request.kind is LeaseKind.INTERACTIVE)
-        self.leases.add(connection, lease)
-        self.leases.add_holds(connection, holds)
-        return LeaseView.from_lease(lease, admission.allocation.name, held=rate * seconds, charged=0)
+        """As `acquire`, as a part of the caller's transaction; a denial leaves it as it was."""
+        answer = self.admission.decide(connection, [Asked(request, actor)])[0]
+        if isinstance(answer, AllocationsError):
+            raise answer
+        return answer
 
     def check(self, connection: Connection, request: LeaseRequest) -> None:
         """Raise what admission would refuse for good: everything but what is running or held at the moment."""
-        admission = self._admit(connection, request, self.clock.now_ms())
-        rate = self.policy.prices_at(_moment(self.clock.now_ms())).microcredits_per_second(admission.size)
-        self.ledger.require_within_reach(connection, admission.path, rate * (request.max_seconds or 0))
-        require_room(admission.limits, admission.size, InUse(0, 0, 0), is_server=False)
+        self.admission.require_admissible(connection, request)
 
     def start(self, lease_id: str, started_at_ms: int | None = None) -> LeaseView:
         """The server runs: charging starts. A repeated report changes nothing."""
@@ -268,58 +194,6 @@ class LeaseService:
 
     # ------------------------------------------------------------------ inside
 
-    def _admit(self, connection: Connection, request: LeaseRequest, now_ms: int) -> _Admission:
-        agreement = self.policy.agreement
-        if self.agreements.accepted_at_ms(connection, request.person, agreement.version) is None:
-            raise AgreementRequiredError(
-                f"The user agreement {agreement.version} has not been accepted yet.",
-                "Read and accept it first.",
-                AGREEMENT_URL,
-            )
-        allocation = self.allocations.get(connection, request.allocation)
-        # Whoever is not a member learns nothing: an allocation of others looks like one that does not exist.
-        if allocation is None:
-            raise UnknownAllocationError(
-                f"There is no allocation {request.allocation!r}.", "Choose one of your own allocations."
-            )
-        if self.allocations.member(connection, allocation.id, request.person) is None:
-            raise NotAMemberError(
-                f"{request.person} is not a member of this allocation.", "Choose one of your own allocations."
-            )
-        path = self.ledger.path(connection, allocation.id)
-        root = allocation
-        for node_id in path:
-            node = self.allocations.get(connection, node_id) if node_id != allocation.id else allocation
-            assert node is not None  # a path consists of rows that exist
-            require_usable(node, now_ms)
-            if node.parent_id is None:
-                root = node
-        size, image = self._size(request.size), self._image(request.image)
-        limits = limits_of(self.policy, root)
-        require_size(limits, size)
-        return _Admission(allocation, limits, size, image, path)
-
-    def _size(self, name: str) -> Size:
-        try:
-            return self.policy.size(name)
-        except KeyError:
-            known = ", ".join(size.name for size in self.policy.sizes)
-            raise UnknownSizeError(f"There is no size {name!r}.", f"Choose one of: {known}.") from None
-
-    def _image(self, name: str | None) -> Image:
-        if name is None:
-            return self.policy.default_image
-        try:
-            return self.policy.image(name)
-        except KeyError:
-            known = ", ".join(image.name for image in self.policy.images)
-            raise UnknownImageError(f"There is no image {name!r}.", f"Choose one of: {known}.") from None
-
-    def _units(self, connection: Connection, path: Sequence[str], lease: Lease) -> list[Unit]:
-        """Return the units to hold: those that any node of the path is limited in and the lease uses."""
-        limited = connection.execute(_UNITS, {"path": list(path)}).scalars()
-        return sorted(unit for unit in map(Unit, limited) if lease.per_second(unit) > 0)
-
     def _locked(self, connection: Connection, lease_id: str) -> Lease:
         lease = self.leases.get(connection, lease_id, lock=True)
         if lease is None:
@@ -385,8 +259,8 @@ class LeaseService:
         transaction = self._transaction(lease, TransactionKind.RENEW, WORKER, now_ms)
         for hold in holds:
             self._finish_hold(connection, transaction, path, lease, hold, LeaseState.SETTLED, hold.charge_at(ran))
-        fresh = [_hold(lease, hold.sequence + 1, hold.unit, from_second=begin, to_second=reach) for hold in holds]
-        self.ledger.hold(connection, transaction, path, {hold.unit: hold.amount for hold in fresh})
+        fresh = [new_hold(lease, hold.sequence + 1, hold.unit, begin, reach) for hold in holds]
+        self.ledger.hold(connection, [Holding(transaction, path, {hold.unit: hold.amount for hold in fresh})])
         self.leases.add_holds(connection, fresh)
         return reach
 
@@ -476,15 +350,6 @@ class LeaseService:
 
     def _view(self, connection: Connection, lease: Lease) -> LeaseView:
         return self.views(connection, [lease])[0]
-
-
-def _hold(lease: Lease, sequence: int, unit: Unit, from_second: int, to_second: int) -> Hold:
-    per_second = lease.per_second(unit)
-    return Hold(lease.id, sequence, unit, per_second, from_second, to_second, per_second * (to_second - from_second))
-
-
-def _moment(at_ms: int) -> datetime:
-    return datetime.fromtimestamp(at_ms / MS_PER_SECOND, tz=UTC)
 
 
 def _no_lease(lease_id: str) -> NotFoundError:

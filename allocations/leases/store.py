@@ -12,7 +12,7 @@ from allocations.leases.rules import InUse
 from allocations.ledger.models import Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from sqlalchemy import Connection, Row
 
@@ -20,12 +20,17 @@ _OPEN = schema.leases.c.state == LeaseState.OPEN
 
 # Built once: making a statement costs more than running it.
 _C = schema.leases.c
-_OWN = (_C.person == bindparam("person")) & (_C.kind == LeaseKind.INTERACTIVE)
-_IN_USE = select(
-    func.coalesce(func.sum(case((_OWN, 1), else_=0)), 0),
-    func.coalesce(func.sum(_C.cores), 0),
-    func.coalesce(func.sum(_C.gpus), 0),
-).where(_C.root_id == bindparam("root"), _OPEN)
+_IN_USE = (
+    select(
+        _C.root_id,
+        _C.person,
+        func.sum(case((_C.kind == LeaseKind.INTERACTIVE, 1), else_=0)),
+        func.sum(_C.cores),
+        func.sum(_C.gpus),
+    )
+    .where(_C.root_id.in_(bindparam("roots", expanding=True)), _OPEN)
+    .group_by(_C.root_id, _C.person)
+)
 _ADD, _ADD_HOLDS = insert(schema.leases), insert(schema.holds)
 _GET = select(schema.leases).where(_C.id == bindparam("lease"))
 _LOCK = _GET.with_for_update()
@@ -59,19 +64,21 @@ def _lease(row: Row[Any]) -> Lease:
 class LeaseStore:
     """Leases and the holds that tile them."""
 
-    def add(self, connection: Connection, lease: Lease) -> None:
-        """Insert a lease."""
-        connection.execute(_ADD, {name: getattr(lease, name) for name in lease.__slots__})
+    def add(self, connection: Connection, leases: Sequence[Lease]) -> None:
+        """Insert leases."""
+        if leases:
+            connection.execute(_ADD, [{name: getattr(lease, name) for name in lease.__slots__} for lease in leases])
 
-    def add_holds(self, connection: Connection, holds: Iterable[Hold]) -> None:
+    def add_holds(self, connection: Connection, holds: Sequence[Hold]) -> None:
         """Insert open holds."""
-        connection.execute(
-            _ADD_HOLDS,
-            [
-                {**{name: getattr(hold, name) for name in hold.__slots__}, "charged": 0, "state": LeaseState.OPEN}
-                for hold in holds
-            ],
-        )
+        if holds:
+            connection.execute(
+                _ADD_HOLDS,
+                [
+                    {**{name: getattr(hold, name) for name in hold.__slots__}, "charged": 0, "state": LeaseState.OPEN}
+                    for hold in holds
+                ],
+            )
 
     def get(self, connection: Connection, lease_id: str, *, lock: bool = False) -> Lease | None:
         """Return a lease, locked against other writers when asked, or None."""
@@ -141,10 +148,12 @@ class LeaseStore:
                 .values(charged=row.per_second * max(0, ran - row.from_second))
             )
 
-    def in_use(self, connection: Connection, root_id: str, person: str) -> InUse:
-        """Count what is open on a tree of allocations."""
-        row = connection.execute(_IN_USE, {"person": person, "root": root_id}).one()
-        return InUse(int(row[0]), int(row[1]), int(row[2]))
+    def in_use(self, connection: Connection, root_ids: Iterable[str]) -> dict[str, dict[str, InUse]]:
+        """Count what is open on trees of allocations, by root and person."""
+        found: dict[str, dict[str, InUse]] = {}
+        for root_id, person, servers, cores, gpus in connection.execute(_IN_USE, {"roots": list(root_ids)}):
+            found.setdefault(root_id, {})[person] = InUse(int(servers), int(cores), int(gpus))
+        return found
 
     def open_leases(
         self, connection: Connection, *, person: str | None = None, kind: LeaseKind | None = None

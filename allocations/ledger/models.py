@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 
 class Unit(StrEnum):
@@ -63,3 +67,12 @@ class Balance:
     def available(self) -> int:
         """What a new hold may take; below zero when the limit was lowered under what is used."""
         return self.limit - self.held - self.posted
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Amounts to hold at the last allocation of a path (from the root down), counted at each."""
+
+    transaction: Transaction
+    path: Sequence[str]
+    amounts: Mapping[Unit, int]

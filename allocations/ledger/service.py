@@ -14,8 +14,9 @@ Rows are locked along the path from the root to the leaf, always in this order, 
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from decimal import Decimal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, bindparam, insert, select, update
 
@@ -24,11 +25,11 @@ from allocations.errors import InsufficientBalanceError, UnknownAllocationError
 from allocations.ledger.models import Account, Balance, Unit
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
-    from allocations.ledger.models import Transaction
+    from allocations.ledger.models import Holding, Transaction
 
 MICROCREDITS_PER_CREDIT = 1_000_000
 
@@ -45,7 +46,16 @@ _END_HOLD = (
     .values(held=balances.c.held - bindparam("amount"), posted=balances.c.posted + bindparam("charged"))
 )
 _CHANGE_LIMIT = update(balances).where(_HERE).values(limit_amount=balances.c.limit_amount + bindparam("amount"))
-_UNITS = select(balances.c.unit).where(balances.c.allocation_id == bindparam("node"))
+_UNITS = select(balances.c.allocation_id, balances.c.unit).where(
+    balances.c.allocation_id.in_(bindparam("nodes", expanding=True))
+)
+_NODES = (
+    select(balances)
+    .join(allocations, allocations.c.id == balances.c.allocation_id)
+    .where(balances.c.allocation_id.in_(bindparam("nodes", expanding=True)))
+    .order_by(allocations.c.root_id, allocations.c.depth, balances.c.allocation_id, balances.c.unit)
+)
+_LOCK_NODES = _NODES.with_for_update(of=balances)
 _PARENT = select(allocations.c.parent_id).where(allocations.c.id == bindparam("node"))
 _POST = insert(journal)
 _ROW = select(balances).where(_HERE)
@@ -82,29 +92,53 @@ class Ledger:
             return
         connection.execute(_CHANGE_LIMIT, {"node": allocation_id, "of_unit": unit, "amount": amount})
         source, target = (Account.BUDGET, Account.FREE) if amount > 0 else (Account.FREE, Account.BUDGET)
-        self._post(connection, transaction, allocation_id, unit, [(source, target, abs(amount), None)])
+        self._post(connection, _rows(transaction, allocation_id, unit, [(source, target, abs(amount), None)]))
 
-    def hold(
-        self,
-        connection: Connection,
-        transaction: Transaction,
-        path: Sequence[str],
-        amounts: Mapping[Unit, int],
-    ) -> None:
-        """Hold amounts at the last allocation of the path, counted at each ancestor.
+    def balances(self, connection: Connection, nodes: Iterable[str], *, lock: bool) -> dict[tuple[str, Unit], Balance]:
+        """Return every balance of whole paths, locked from the root down when asked; trees in the order of their ids.
+
+        Only those that write lock, and all of them lock in this order, so that none waits for one that waits for it.
+        """
+        rows = connection.execute(_LOCK_NODES if lock else _NODES, {"nodes": list(nodes)})
+        return {
+            (row.allocation_id, Unit(row.unit)): Balance(
+                row.allocation_id, Unit(row.unit), row.limit_amount, row.held, row.posted
+            )
+            for row in rows
+        }
+
+    def hold(self, connection: Connection, holdings: Sequence[Holding]) -> None:
+        """Hold amounts, each at the last allocation of its path, counted at each ancestor that is limited in the unit.
 
         InsufficientBalanceError names the allocation that binds; the caller's transaction must then be rolled back.
         """
-        for node in path:
-            limited = set(connection.execute(_UNITS, {"node": node}).scalars()) if len(amounts) > 1 else None
-            for unit in sorted(amounts):
-                if limited is not None and unit not in limited:
-                    continue
-                taken = connection.execute(_HOLD, {"node": node, "of_unit": unit, "amount": amounts[unit]})
-                if taken.rowcount == 0:
-                    raise self._insufficient(connection, node, unit, amounts[unit], is_leaf=node == path[-1])
-        for unit in sorted(amounts):
-            self._post(connection, transaction, path[-1], unit, [(Account.FREE, Account.HELD, amounts[unit], None)])
+        sums: dict[tuple[str, Unit], int] = defaultdict(int)
+        order: dict[str, bool] = {}
+        for holding in holdings:
+            for node in holding.path:
+                order[node] = node == holding.path[-1]
+                for unit, amount in holding.amounts.items():
+                    sums[node, unit] += amount
+        # Admission holds credits and, now and then, another unit that not every node is limited in.
+        limited = self._limited(connection, order) if any(len(one.amounts) > 1 for one in holdings) else None
+        for (node, unit), amount in sums.items():
+            if limited is not None and (node, unit) not in limited:
+                continue
+            taken = connection.execute(_HOLD, {"node": node, "of_unit": unit, "amount": amount})
+            if taken.rowcount == 0:
+                name = connection.execute(select(allocations.c.name).where(allocations.c.id == node)).scalar_one()
+                raise insufficient(self.balance(connection, node, unit), amount, name, is_leaf=order[node])
+        self._post(
+            connection,
+            [
+                row
+                for holding in holdings
+                for unit, amount in sorted(holding.amounts.items())
+                for row in _rows(
+                    holding.transaction, holding.path[-1], unit, [(Account.FREE, Account.HELD, amount, None)]
+                )
+            ],
+        )
 
     def end_hold(
         self,
@@ -120,16 +154,11 @@ class Ledger:
         assert 0 <= charged <= amount, "a charge never exceeds its hold"
         for node in path:
             connection.execute(_END_HOLD, {"node": node, "of_unit": unit, "amount": amount, "charged": charged})
-        self._post(
-            connection,
-            transaction,
-            path[-1],
-            unit,
-            [
-                (Account.HELD, Account.POSTED, charged, quantities),
-                (Account.HELD, Account.FREE, amount - charged, None),
-            ],
-        )
+        moves = [
+            (Account.HELD, Account.POSTED, charged, quantities),
+            (Account.HELD, Account.FREE, amount - charged, None),
+        ]
+        self._post(connection, _rows(transaction, path[-1], unit, moves))
 
     def refund(
         self,
@@ -143,7 +172,8 @@ class Ledger:
         """Give back a part of what was posted. `quantities` are the physical ones that were not used."""
         for node in path:
             connection.execute(_END_HOLD, {"node": node, "of_unit": unit, "amount": 0, "charged": -amount})
-        self._post(connection, transaction, path[-1], unit, [(Account.POSTED, Account.FREE, amount, quantities)])
+        moves = [(Account.POSTED, Account.FREE, amount, quantities)]
+        self._post(connection, _rows(transaction, path[-1], unit, moves))
 
     def balance(self, connection: Connection, allocation_id: str, unit: Unit = Unit.CREDITS) -> Balance:
         """Return the balance of one unit; KeyError when the allocation is not limited in it."""
@@ -174,49 +204,54 @@ class Ledger:
         for node in path:
             balance = self.balance(connection, node, unit)
             if balance.posted + amount > balance.limit:
-                raise self._insufficient(connection, node, unit, amount, is_leaf=node == path[-1])
+                name = connection.execute(select(allocations.c.name).where(allocations.c.id == node)).scalar_one()
+                raise insufficient(balance, amount, name, is_leaf=node == path[-1])
 
-    def _insufficient(
-        self, connection: Connection, node: str, unit: Unit, amount: int, *, is_leaf: bool
-    ) -> InsufficientBalanceError:
-        balance = self.balance(connection, node, unit)
-        name = connection.execute(select(allocations.c.name).where(allocations.c.id == node)).scalar_one()
-        whose = f"“{name}”" if is_leaf else f"“{name}”, which this allocation is part of,"
-        return InsufficientBalanceError(
-            f"{whose} has {_amount(max(balance.available, 0), unit)} left; this needs {_amount(amount, unit)}.",
-            "Choose a smaller size or a shorter time, stop what you no longer need, or request more.",
-            "/services/allocations/requests/new",
-        )
+    def _limited(self, connection: Connection, nodes: Iterable[str]) -> set[tuple[str, str]]:
+        rows = connection.execute(_UNITS, {"nodes": list(nodes)})
+        return {(row.allocation_id, row.unit) for row in rows}
 
-    def _post(
-        self,
-        connection: Connection,
-        transaction: Transaction,
-        allocation_id: str,
-        unit: Unit,
-        moves: Sequence[tuple[Account, Account, int, Mapping[str, int] | None]],
-    ) -> None:
-        rows = [
-            {
-                "transaction_id": transaction.id,
-                "at_ms": transaction.at_ms,
-                "kind": transaction.kind,
-                "allocation_id": allocation_id,
-                "unit": unit,
-                "debit": source,
-                "credit": target,
-                "amount": amount,
-                "lease_id": transaction.lease_id,
-                "actor": transaction.actor,
-                "quantities": json.dumps(quantities) if quantities is not None else None,
-                "memo": transaction.memo,
-                "policy_version": transaction.policy_version,
-            }
-            for source, target, amount, quantities in moves
-            if amount > 0
-        ]
+    def _post(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
         if rows:
             connection.execute(_POST, rows)
+
+
+def _rows(
+    transaction: Transaction,
+    allocation_id: str,
+    unit: Unit,
+    moves: Sequence[tuple[Account, Account, int, Mapping[str, int] | None]],
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "transaction_id": transaction.id,
+            "at_ms": transaction.at_ms,
+            "kind": transaction.kind,
+            "allocation_id": allocation_id,
+            "unit": unit,
+            "debit": source,
+            "credit": target,
+            "amount": amount,
+            "lease_id": transaction.lease_id,
+            "actor": transaction.actor,
+            "quantities": json.dumps(quantities) if quantities is not None else None,
+            "memo": transaction.memo,
+            "policy_version": transaction.policy_version,
+        }
+        for source, target, amount, quantities in moves
+        if amount > 0
+    ]
+
+
+def insufficient(balance: Balance, amount: int, name: str, *, is_leaf: bool) -> InsufficientBalanceError:
+    """Return the error of a hold that the balance of the named allocation does not allow."""
+    whose = f"“{name}”" if is_leaf else f"“{name}”, which this allocation is part of,"
+    left = _amount(max(balance.available, 0), balance.unit)
+    return InsufficientBalanceError(
+        f"{whose} has {left} left; this needs {_amount(amount, balance.unit)}.",
+        "Choose a smaller size or a shorter time, stop what you no longer need, or request more.",
+        "/services/allocations/requests/new",
+    )
 
 
 def _amount(amount: int, unit: Unit) -> str:

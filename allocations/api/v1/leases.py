@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import datetime
 from typing import Literal
@@ -61,7 +62,9 @@ def start_options(person: str, services: Wired, _caller: LeaseHolder) -> StartOp
 
 
 @router.post("/leases", status_code=201)
-def acquire(body: AcquireBody, services: Wired, caller: LeaseHolder, idempotency_key: IdempotencyHeader) -> LeaseView:
+async def acquire(
+    body: AcquireBody, services: Wired, caller: LeaseHolder, idempotency_key: IdempotencyHeader
+) -> LeaseView:
     """Hold what a server needs for its first quantum, before it is created."""
     key = IdempotencyKey.for_request(caller.name, idempotency_key, "acquire", body.model_dump())
     request = LeaseRequest(
@@ -74,7 +77,8 @@ def acquire(body: AcquireBody, services: Wired, caller: LeaseHolder, idempotency
     )
     fields = {"person": body.person, "allocation": body.allocation}
     try:
-        lease = services.leases.acquire(request, key)
+        # No thread waits: simultaneous requests gather, and are decided together.
+        lease = await asyncio.wrap_future(services.leases.submit(request, key))
     except AllocationsError as error:
         count_admission(error.code)
         log.info("server denied", extra=fields | {"code": error.code})

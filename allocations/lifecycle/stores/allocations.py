@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 
 # Built once: making a statement costs more than running it.
 _GET = select(schema.allocations).where(schema.allocations.c.id == bindparam("node"))
+_UP = (
+    select(schema.allocations.c.id, schema.allocations.c.parent_id)
+    .where(schema.allocations.c.id.in_(bindparam("nodes", expanding=True)))
+    .cte("up", recursive=True)
+)
+_UP = _UP.union(
+    select(schema.allocations.c.id, schema.allocations.c.parent_id).where(schema.allocations.c.id == _UP.c.parent_id)
+)
+_WITH_ANCESTORS = select(schema.allocations).where(schema.allocations.c.id.in_(select(_UP.c.id)))
+_MEMBERS_AMONG = select(schema.members).where(
+    schema.members.c.allocation_id.in_(bindparam("nodes", expanding=True)),
+    schema.members.c.person.in_(bindparam("people", expanding=True)),
+)
 _MEMBER = select(schema.members).where(
     schema.members.c.allocation_id == bindparam("node"), schema.members.c.person == bindparam("of_person")
 )
@@ -73,6 +86,18 @@ class AllocationStore:
         """Return the allocation, or None."""
         row = connection.execute(_GET, {"node": allocation_id}).one_or_none()
         return _allocation(row) if row else None
+
+    def with_ancestors(self, connection: Connection, allocation_ids: Iterable[str]) -> dict[str, Allocation]:
+        """Return the allocations that exist and all above them, by id."""
+        rows = connection.execute(_WITH_ANCESTORS, {"nodes": list(allocation_ids)})
+        return {row.id: _allocation(row) for row in rows}
+
+    def members_among(
+        self, connection: Connection, allocation_ids: Iterable[str], people: Iterable[str]
+    ) -> dict[tuple[str, str], Member]:
+        """Return the places that people have in allocations, by (allocation, person)."""
+        rows = connection.execute(_MEMBERS_AMONG, {"nodes": list(allocation_ids), "people": list(people)})
+        return {(row.allocation_id, row.person): _member(row) for row in rows}
 
     def change(self, connection: Connection, allocation_id: str, **values: object) -> None:
         """Set columns of an allocation."""
