@@ -68,6 +68,7 @@ class Worker:
             _RENEWED.inc(self._watch.keep())
         except httpx.HTTPError as error:
             log.warning("the hub did not take a stop: %s", type(error).__name__)
+        self._services.runs.cancel_departed()
         self._services.runs.close_expired()
         if now_ms - self._calendar_at_ms >= CALENDAR_SECONDS * MS_PER_SECOND:
             self._services.lifecycle.advance()

@@ -19,6 +19,7 @@ from allocations.clock import MS_PER_SECOND
 from allocations.db.idempotency import recall_all, remember_all, reused
 from allocations.errors import (
     AgreementRequiredError,
+    AllocationNotActiveError,
     AllocationsError,
     InvalidInputError,
     NotAMemberError,
@@ -27,7 +28,14 @@ from allocations.errors import (
     UnknownSizeError,
 )
 from allocations.leases.models import Hold, Lease, LeaseKind, LeaseState
-from allocations.leases.rules import InUse, effective_limits, require_room, require_size, require_usable
+from allocations.leases.rules import (
+    InUse,
+    effective_limits,
+    may_run_until_ms,
+    require_room,
+    require_size,
+    require_usable,
+)
 from allocations.leases.views import LeaseView
 from allocations.ledger.models import Holding, Transaction, TransactionKind, Unit
 from allocations.ledger.service import insufficient
@@ -52,6 +60,7 @@ if TYPE_CHECKING:
     from allocations.policy.models import Image, Policy, PriceList, Size
 
 AGREEMENT_URL = "/services/allocations/agreement"
+MS_PER_HOUR = 3_600_000
 Answer = LeaseView | AllocationsError
 
 
@@ -134,6 +143,7 @@ class Admission:
         asked = Asked(request, request.person)
         view = self._look(connection, [asked], lock=False)
         path, limits, size, _image = self._require_right(view, request)
+        self._require_time(view, path, request.max_seconds or 0)
         amount = view.prices.microcredits_per_second(size) * (request.max_seconds or 0)
         self.ledger.require_within_reach(connection, [node.id for node in path], amount)
         require_room(limits, size, InUse(), InUse(), is_server=False)
@@ -208,6 +218,7 @@ class Admission:
         if request.kind is LeaseKind.BATCH:
             if request.max_seconds is None:
                 raise InvalidInputError("A batch lease needs its maximum time.", "Send max_seconds.")
+            self._require_time(view, path, request.max_seconds)
             seconds = latest_seconds = request.max_seconds
         else:
             latest_seconds = limits.longest_session_seconds
@@ -269,6 +280,16 @@ class Admission:
         admitted.holds.extend(new_hold(lease, 1, unit, 0, seconds) for unit in amounts)
         admitted.holdings.append(Holding(transaction, [node.id for node in path], amounts))
         return LeaseView.from_lease(lease, allocation.name, held=rate * seconds, charged=0)
+
+    def _require_time(self, view: _View, path: Sequence[Allocation], seconds: int) -> None:
+        """Raise AllocationNotActiveError when a run could outlast its allocation: it holds its whole maximum."""
+        left_ms = may_run_until_ms(path, self.policy.leases.allocation_end_grace_seconds) - view.now_ms
+        if seconds * MS_PER_SECOND > left_ms:
+            raise AllocationNotActiveError(
+                f"“{path[-1].name}” ends in {max(0, left_ms) / MS_PER_HOUR:.1f} hours; "
+                f"this may take up to {seconds * MS_PER_SECOND / MS_PER_HOUR:.1f}.",
+                "Choose a shorter maximum time, renew the allocation, or choose another.",
+            )
 
     def _require_balance(self, view: _View, path: Sequence[Allocation], amounts: Mapping[Unit, int]) -> None:
         for node in path:

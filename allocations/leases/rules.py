@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from allocations.clock import MS_PER_SECOND
 from allocations.errors import AllocationNotActiveError, AtOnceLimitError, SizeNotAllowedError
 from allocations.lifecycle.models import USABLE_STATES, AllocationState, OverrideSubject
 
@@ -112,6 +113,16 @@ def require_usable(allocation: Allocation, now_ms: int) -> None:
         )
     if allocation.state not in USABLE_STATES or now_ms >= allocation.ends_at_ms:
         raise AllocationNotActiveError(f"“{allocation.name}” has ended.", "Renew it or choose another.", REQUEST_URL)
+
+
+def may_run_until_ms(path: Sequence[Allocation], grace_seconds: int) -> int:
+    """Return until when what runs on an allocation may go on: the first end on its path, and the policy's grace.
+
+    What people have suspended or closed gives no grace: 0.
+    """
+    if any(node.state in {AllocationState.SUSPENDED, AllocationState.CLOSED} for node in path):
+        return 0
+    return min(node.ends_at_ms for node in path) + grace_seconds * MS_PER_SECOND
 
 
 def require_size(limits: Limits, size: Size) -> None:

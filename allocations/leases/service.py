@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from allocations.clock import MS_PER_SECOND
 from allocations.errors import (
-    AllocationNotActiveError,
     AllocationsError,
     LeaseEndedError,
     NotFoundError,
@@ -23,7 +22,7 @@ from allocations.errors import (
 )
 from allocations.leases.admission import Asked, new_hold
 from allocations.leases.models import EndReason, Hold, Lease, LeaseKind, LeaseRequest, LeaseState
-from allocations.leases.rules import require_usable
+from allocations.leases.rules import may_run_until_ms
 from allocations.leases.views import LeaseView
 from allocations.ledger.models import Holding, Transaction, TransactionKind
 
@@ -93,7 +92,7 @@ class LeaseService:
         lease = self._locked(connection, lease_id)
         if lease.state is not LeaseState.OPEN or lease.started_at_ms is not None:
             return lease
-        now_ms = self.clock.now_ms()
+        now_ms = self._now_ms(lease)
         start_ms = self._within_lease(lease, started_at_ms, now_ms)
         held_seconds = max(hold.to_second for hold in self.leases.open_holds(connection, lease_id))
         changes: dict[str, Any] = {
@@ -131,7 +130,7 @@ class LeaseService:
         lease = self._locked(connection, lease_id)
         if lease.state is not LeaseState.OPEN:
             return lease
-        now_ms = self.clock.now_ms()
+        now_ms = self._now_ms(lease)
         end_ms = min(self._within_lease(lease, ended_at_ms, now_ms), lease.latest_end_at_ms)
         if lease.started_at_ms is None:
             # It stopped, so it ran; a start that was never reported is taken as the moment of the hold.
@@ -151,7 +150,7 @@ class LeaseService:
         lease = self._locked(connection, lease_id)
         if lease.state is not LeaseState.OPEN:
             return lease
-        now_ms = self.clock.now_ms()
+        now_ms = self._now_ms(lease)
         return self._end(connection, lease, LeaseState.VOIDED, now_ms, reason, now_ms)
 
     def expire(self, lease_id: str) -> LeaseView:
@@ -159,13 +158,22 @@ class LeaseService:
         with self.database.write() as connection:
             lease = self._locked(connection, lease_id)
             if lease.state is LeaseState.OPEN:
-                now_ms = self.clock.now_ms()
+                now_ms = self._now_ms(lease)
                 reason = EndReason.NO_STOP_REPORTED
                 if lease.started_at_ms is None:
                     lease = self._end(connection, lease, LeaseState.VOIDED, now_ms, EndReason.NEVER_RAN, now_ms)
                 else:
                     lease = self._end(connection, lease, LeaseState.EXPIRED, lease.ends_at_ms, reason, now_ms)
             return self._view(connection, lease)
+
+    def end_departed(self) -> int:
+        """Let the open leases of people who are no members any more end now; return how many.
+
+        Their servers are then stopped like any at its end, and settled; nothing is charged beyond the stop.
+        """
+        now_ms = self.clock.now_ms()
+        with self.database.write() as connection:
+            return self.leases.end_departed(connection, now_ms)
 
     def get(self, lease_id: str) -> LeaseView:
         """Return a lease; NotFoundError when there is none."""
@@ -207,36 +215,40 @@ class LeaseService:
         return max(lease.acquired_at_ms, min(at_ms, now_ms))
 
     def _renew(self, connection: Connection, lease: Lease, seen_at_ms: int | None) -> Lease:
-        now_ms = self.clock.now_ms()
-        if not self._may_go_on(connection, lease, now_ms):
+        now_ms = self._now_ms(lease)
+        until_ms = self._may_run_until_ms(connection, lease)
+        if now_ms >= until_ms:
             return self._mark(connection, lease, final=True)
+        latest_end_at_ms = min(lease.latest_end_at_ms, until_ms)
         quantum = self.policy.leases.quantum_seconds
         if lease.started_at_ms is None:
             # Still being created: it keeps its hold, and nothing is charged before it runs.
-            ends_at_ms = min(now_ms + quantum * MS_PER_SECOND, lease.latest_end_at_ms)
+            ends_at_ms = min(now_ms + quantum * MS_PER_SECOND, latest_end_at_ms)
             self.leases.change(connection, lease.id, ends_at_ms=ends_at_ms)
             return replace(lease, ends_at_ms=ends_at_ms)
         ran = lease.seconds_at(self._within_lease(lease, seen_at_ms, now_ms))
         wanted = lease.seconds_at(now_ms) + quantum
-        last_second = (lease.latest_end_at_ms - lease.started_at_ms) // MS_PER_SECOND
+        last_second = (latest_end_at_ms - lease.started_at_ms) // MS_PER_SECOND
         extended = self._extend(connection, lease, ran, wanted_second=min(wanted, last_second), now_ms=now_ms)
         final = extended < wanted
         ends_at_ms = lease.started_at_ms + extended * MS_PER_SECOND
-        self.leases.change(connection, lease.id, ends_at_ms=ends_at_ms, final=final)
-        return replace(lease, ends_at_ms=ends_at_ms, final=final)
+        changes: dict[str, Any] = {"ends_at_ms": ends_at_ms, "final": final, "moved_at_ms": now_ms}
+        self.leases.change(connection, lease.id, **changes)
+        return replace(lease, **changes)
 
-    def _may_go_on(self, connection: Connection, lease: Lease, now_ms: int) -> bool:
-        """Say whether the person is still a member and every allocation above may still be spent."""
+    def _may_run_until_ms(self, connection: Connection, lease: Lease) -> int:
+        """Return until when the lease may be renewed at most; 0 for somebody who is no member any more."""
         if self.allocations.member(connection, lease.allocation_id, lease.person) is None:
-            return False
-        try:
-            for node_id in self.ledger.path(connection, lease.allocation_id):
-                node = self.allocations.get(connection, node_id)
-                assert node is not None  # a path consists of rows that exist
-                require_usable(node, now_ms)
-        except AllocationNotActiveError:
-            return False
-        return True
+            return 0
+        path = self.allocations.with_ancestors(connection, [lease.allocation_id])
+        return may_run_until_ms(list(path.values()), self.policy.leases.allocation_end_grace_seconds)
+
+    def _now_ms(self, lease: Lease) -> int:
+        """Return this clock's now, but never before the journal last moved for the lease.
+
+        Another process, or this one before it was started anew, may have had a clock that was ahead.
+        """
+        return max(self.clock.now_ms(), lease.moved_at_ms)
 
     def _extend(self, connection: Connection, lease: Lease, ran: int, *, wanted_second: int, now_ms: int) -> int:
         """End the open holds at `ran` seconds and hold on from there; return the second now held to.
@@ -300,6 +312,7 @@ class LeaseService:
             started_at_ms=lease.started_at_ms,
             ended_at_ms=end_ms,
             end_reason=reason,
+            moved_at_ms=now_ms,
         )
         return replace(lease, state=state, ended_at_ms=end_ms, end_reason=reason)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, case, func, insert, select, update
+from sqlalchemy import bindparam, case, exists, func, insert, select, update
 
 from allocations.db import schema
 from allocations.leases.models import Hold, Lease, LeaseKind, LeaseState
@@ -51,6 +51,12 @@ _AMOUNTS = (
     .where(_H.lease_id.in_(bindparam("leases", expanding=True)), _H.unit == Unit.CREDITS)
     .group_by(_H.lease_id)
 )
+_IS_MEMBER = exists().where(schema.members.c.allocation_id == _C.allocation_id, schema.members.c.person == _C.person)
+_END_DEPARTED = (
+    update(schema.leases)
+    .where(_OPEN, _C.ends_at_ms > bindparam("now_ms"), ~_IS_MEMBER)
+    .values(ends_at_ms=bindparam("now_ms"), final=True)
+)
 _CHANGE = update(schema.leases).where(_C.id == bindparam("lease"))
 
 
@@ -88,6 +94,11 @@ class LeaseStore:
     def change(self, connection: Connection, lease_id: str, **values: object) -> None:
         """Set columns of a lease."""
         connection.execute(_CHANGE, {"lease": lease_id, **values})
+
+    def end_departed(self, connection: Connection, now_ms: int) -> int:
+        """Set the end of open leases to now where the person is not a member any more; return how many."""
+        ended = connection.execute(_END_DEPARTED, {"now_ms": now_ms})
+        return int(ended.rowcount)
 
     def mark_seen(self, connection: Connection, lease_ids: Iterable[str], at_ms: int) -> None:
         """Note that the servers of leases were seen running."""

@@ -91,6 +91,7 @@ class LeaseWatch:
         now_ms = self.clock.now_ms()
         renew_before_ms = self.rules.renew_before_end_seconds * MS_PER_SECOND
         renewed = 0
+        self.leases.end_departed()
         with self.database.read() as connection:
             open_leases = self.store.open_leases(connection)
         for lease in open_leases:

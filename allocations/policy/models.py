@@ -144,6 +144,7 @@ class LeaseRules(PolicyModel):
     quantum_seconds: PositiveInt
     renew_before_end_seconds: PositiveInt
     stop_grace_seconds: PositiveInt
+    allocation_end_grace_seconds: NonNegativeInt
     reconcile_seconds: PositiveInt
 
     @model_validator(mode="after")

@@ -252,6 +252,11 @@ class RunService:
                 closed += 1
         return closed
 
+    def cancel_departed(self) -> int:
+        """Cancel the runs of people who are no members of the allocation any more; return how many."""
+        with self.database.write() as connection:
+            return self.runs.cancel_departed(connection, self.clock.now_ms())
+
     def get(self, person: str, run_id: str) -> RunView:
         """Return a run of one's own; NotFoundError for those of others too."""
         with self.database.read() as connection:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import exists, func, insert, select, update
 
-from allocations.db.schema import runs
+from allocations.db.schema import members, runs
 from allocations.runs.models import ACTIVE_STATES, Run, RunState
 
 if TYPE_CHECKING:
@@ -36,6 +36,20 @@ class RunStore:
     def change(self, connection: Connection, run_id: str, **values: object) -> None:
         """Set columns of a run."""
         connection.execute(update(runs).where(runs.c.id == run_id).values(**values))
+
+    def cancel_departed(self, connection: Connection, now_ms: int) -> int:
+        """Cancel queued runs, and ask for the stop of active ones, whose person is not a member; return how many."""
+        is_member = exists().where(members.c.allocation_id == runs.c.allocation_id, members.c.person == runs.c.person)
+        departed = runs.c.cancel_requested.is_(False) & ~is_member
+        waiting = connection.execute(
+            update(runs)
+            .where(departed, runs.c.state == RunState.QUEUED)
+            .values(cancel_requested=True, state=RunState.CANCELLED, ended_at_ms=now_ms, waiting_reason=None)
+        )
+        active = connection.execute(
+            update(runs).where(departed, runs.c.state.in_(ACTIVE_STATES)).values(cancel_requested=True)
+        )
+        return int(waiting.rowcount + active.rowcount)
 
     def of_person(self, connection: Connection, person: str, limit: int) -> list[Run]:
         """Return a person's runs, newest first."""

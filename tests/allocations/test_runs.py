@@ -9,6 +9,7 @@ import pytest
 
 from allocations.errors import (
     AgreementRequiredError,
+    AllocationNotActiveError,
     InsufficientBalanceError,
     InvalidInputError,
     NotFoundError,
@@ -197,3 +198,29 @@ def test_runs_are_shown_after_their_size_is_no_longer_offered(bench: Bench) -> N
     later = replace(bench.services.runs, policy=bench.services.policy.model_copy(update={"sizes": kept}))
     [shown] = later.list_of("ann")
     assert (shown.id, shown.resources.memory_gib) == (run.id, 4)
+
+
+def test_the_runs_of_a_person_who_leaves_are_cancelled(bench: Bench) -> None:
+    root = bench.consortium()
+    bench.accept("ann")
+    bench.services.members.add(Actor("lead"), root, "ann", MemberRole.MEMBER)
+    first = submit(bench, root)
+    bench.clock.pass_seconds(1)
+    waiting = submit(bench, root)
+    others = submit(bench, root, "lead")
+    bench.services.runs.claim("batch", 1)
+    bench.services.members.remove(Actor("lead"), root, "ann")
+    assert bench.services.runs.cancel_departed() == 2
+    assert bench.services.runs.cancel_departed() == 0
+    assert bench.services.runs.get("ann", waiting.id).state == "cancelled"
+    assert [run.cancel_requested for run in bench.services.runs.active_of("batch")] == [True]
+    assert bench.services.runs.get("ann", first.id).state == "admitted"
+    assert bench.services.runs.get("lead", others.id).state == "queued"
+
+
+def test_a_run_that_could_outlast_its_allocation_is_refused(bench: Bench) -> None:
+    entry = bench.accept("ann")
+    bench.clock.pass_seconds(365 * 86_400 - 3600)
+    with pytest.raises(AllocationNotActiveError, match=r"ends in 1\.2 hours"):
+        submit(bench, entry, max_seconds=3600 + 901)
+    submit(bench, entry, max_seconds=3600 + 900)

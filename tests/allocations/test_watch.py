@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
+from allocations.clock import from_datetime
 from allocations.duties import Duties
+from allocations.errors import AllocationNotActiveError
 from allocations.leases.watch import LeaseWatch, ServerKey, ServerStatus
 from allocations.lifecycle.authority import Actor
+from allocations.lifecycle.models import MemberRole
 from allocations.worker import Worker
 
 if TYPE_CHECKING:
@@ -219,3 +223,63 @@ def test_one_worker_has_the_duty_and_another_takes_over(bench: Bench) -> None:
     second.lay_down()
     assert first.tick()
     assert Duties(bench.services.database, bench.clock).lag_seconds("worker") == pytest.approx(0)
+
+
+def test_the_server_of_a_person_who_leaves_is_stopped_at_once_and_charged_until_then(bench: Bench) -> None:
+    root = bench.consortium()
+    bench.accept("ann")
+    bench.services.members.add(Actor("lead"), root, "ann", MemberRole.MEMBER)
+    leases = [bench.acquire(root, "ann"), bench.acquire(root, "lead")]
+    for lease in leases:
+        bench.services.leases.start(lease.id)
+    servers = StubServers({("ann", ""): ready(bench), ("lead", ""): ready(bench)})
+    watch = watch_of(bench, servers)
+    bench.clock.pass_seconds(100)
+    watch.keep()
+    assert servers.stopped == []
+    bench.services.members.remove(Actor("lead"), root, "ann")
+    watch.keep()
+    assert servers.stopped == [("ann", "")]
+    bench.clock.pass_seconds(5)
+    settled = bench.services.leases.settle(leases[0].id)
+    assert settled.charged_microcredits == SMALL * 105
+    assert bench.services.leases.get(leases[1].id).state == "open"
+    bench.assert_clean()
+
+
+def test_what_runs_when_its_allocation_ends_goes_on_for_the_policys_grace_and_no_longer(bench: Bench) -> None:
+    entry = bench.accept("ann")
+    with bench.services.database.read() as connection:
+        allocation = bench.services.lifecycle.allocations.get(connection, entry)
+    assert allocation is not None
+    bench.clock.at_ms = allocation.ends_at_ms - 60_000
+    bench.services.lifecycle.advance()
+    lease = bench.acquire(entry)
+    bench.services.leases.start(lease.id)
+    servers = StubServers({("ann", ""): ready(bench)})
+    watch = watch_of(bench, servers)
+    bench.clock.pass_seconds(660)
+    bench.services.lifecycle.advance()
+    watch.keep()
+    grace_ms = bench.services.policy.leases.allocation_end_grace_seconds * 1000
+    view = bench.services.leases.get(lease.id)
+    assert (from_datetime(datetime.fromisoformat(view.ends_at)), view.final) == (allocation.ends_at_ms + grace_ms, True)
+    with pytest.raises(AllocationNotActiveError):
+        bench.acquire(entry, server="another")
+    bench.clock.at_ms = allocation.ends_at_ms + grace_ms
+    watch.keep()
+    assert servers.stopped == [("ann", "")]
+    bench.services.leases.settle(lease.id)
+    bench.assert_clean()
+
+
+def test_a_clock_that_was_ahead_before_a_restart_moves_no_charge_backwards(bench: Bench) -> None:
+    lease = bench.acquire(bench.accept("ann"))
+    bench.services.leases.start(lease.id)
+    bench.clock.pass_seconds(700)
+    bench.services.leases.renew(lease.id)
+    bench.clock.pass_seconds(-400)
+    bench.services.leases.renew(lease.id)
+    settled = bench.services.leases.settle(lease.id)
+    assert settled.charged_microcredits == SMALL * 700
+    bench.assert_clean()
