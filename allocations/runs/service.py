@@ -146,17 +146,20 @@ class RunService:
         The allocation with the fewest active runs comes first, its oldest run before its others. A run that must
         wait for room or balance stays queued and says so; one that can no longer be admitted fails with the reason.
         """
-        with self.database.write() as connection:
-            waiting = self.runs.queued(connection, CLAIM_WINDOW)
-            active = self.runs.active_by_allocation(connection)
-            admitted: list[Run] = []
-            while waiting and len(admitted) < limit:
-                run = min(waiting, key=lambda one: (active.get(one.allocation_id, 0), one.submitted_at_ms, one.id))
-                waiting.remove(run)
+        admitted: list[Run] = []
+        looked_at: set[str] = set()
+        # A transaction for each: one that held the balances of several trees, in the order of their runs, could wait
+        # for an admission that holds one of them and waits for another.
+        while len(admitted) < limit:
+            with self.database.write() as connection:
+                run = self._next(connection, looked_at)
+                if run is None:
+                    break
+                looked_at.add(run.id)
                 taken = self._admit(connection, run, executor)
                 if taken is not None:
                     admitted.append(taken)
-                    active[run.allocation_id] = active.get(run.allocation_id, 0) + 1
+        with self.database.read() as connection:
             return self._views(connection, admitted)
 
     def progress(
@@ -281,6 +284,14 @@ class RunService:
 
     # ------------------------------------------------------------------ inside
 
+    def _next(self, connection: Connection, looked_at: set[str]) -> Run | None:
+        """Return the run whose turn it is, locked, apart from those that were looked at already."""
+        waiting = [run for run in self.runs.queued(connection, CLAIM_WINDOW) if run.id not in looked_at]
+        active = self.runs.active_by_allocation(connection)
+        return min(
+            waiting, key=lambda one: (active.get(one.allocation_id, 0), one.submitted_at_ms, one.id), default=None
+        )
+
     def _admit(self, connection: Connection, run: Run, executor: str) -> Run | None:
         request = LeaseRequest(
             allocation=run.allocation_id,
@@ -292,8 +303,7 @@ class RunService:
             max_seconds=run.max_seconds,
         )
         try:
-            with connection.begin_nested():
-                lease = self.leases.acquire_within(connection, request, actor=executor)
+            lease = self.leases.acquire_within(connection, request, actor=executor)
         except AllocationsError as error:
             self._keep_waiting(connection, run, request, error)
             return None
