@@ -205,7 +205,7 @@ class Admission:
         path = view.path(allocation)
         for node in path:
             require_usable(node, view.now_ms)
-        size, image = self._size(request.size), self._image(request.image)
+        size, image = self._size(view, request.size), self._image(request.image)
         limits = effective_limits(self.policy, path, member, view.overrides)
         require_size(limits, size)
         return path, limits, size, image
@@ -298,12 +298,17 @@ class Admission:
                 if balance is not None and amount > balance.available:
                     raise insufficient(balance, amount, node.name, is_leaf=node is path[-1])
 
-    def _size(self, name: str) -> Size:
+    def _size(self, view: _View, asked: str | Size) -> Size:
+        if not isinstance(asked, str):
+            if asked.gpu_type is not None and asked.gpu_type not in view.prices.microcredits_per_gpu_second:
+                known = ", ".join(sorted(view.prices.microcredits_per_gpu_second))
+                raise UnknownSizeError(f"There is no GPU of type {asked.gpu_type!r}.", f"Choose one of: {known}.")
+            return asked
         try:
-            return self.policy.size(name)
+            return self.policy.size(asked)
         except KeyError:
             known = ", ".join(size.name for size in self.policy.sizes)
-            raise UnknownSizeError(f"There is no size {name!r}.", f"Choose one of: {known}.") from None
+            raise UnknownSizeError(f"There is no size {asked!r}.", f"Choose one of: {known}.") from None
 
     def _image(self, name: str | None) -> Image:
         if name is None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from allocations.clock import MS_PER_SECOND
 from allocations.ledger.models import Unit
+
+if TYPE_CHECKING:
+    from allocations.policy.models import Size
 
 
 class LeaseKind(StrEnum):
@@ -37,12 +41,15 @@ class EndReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class LeaseRequest:
-    """What is asked for. `max_seconds` is the declared maximum of a batch run, None for a server."""
+    """What is asked for: a size of the policy by name, or resources of one's own.
+
+    `max_seconds` is the declared maximum of a batch run, None for a server.
+    """
 
     allocation: str
     person: str
     kind: LeaseKind
-    size: str
+    size: str | Size
     image: str | None
     server_name: str
     max_seconds: int | None = None

@@ -16,6 +16,8 @@ from allocations.errors import (
     IdempotencyConflictError,
     InsufficientBalanceError,
     NotAMemberError,
+    SizeNotAllowedError,
+    UnknownSizeError,
 )
 from allocations.leases.admission import Asked
 from allocations.leases.batching import Batching
@@ -25,7 +27,7 @@ from allocations.leases.views import LeaseView
 from allocations.ledger.models import TransactionKind
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import Award, Member, MemberRole, Override, OverrideLimits, OverrideSubject
-from allocations.policy.models import AtOnce
+from allocations.policy.models import AtOnce, Size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -211,4 +213,18 @@ def test_a_lead_caps_what_a_member_runs_at_once(bench: Bench) -> None:
         bench.services.leases.acquire(
             replace(bench.request(root, name), kind=LeaseKind.BATCH, max_seconds=60), bench.key()
         )
+    bench.assert_clean()
+
+
+def test_resources_of_ones_own_are_priced_and_limited_like_a_size(bench: Bench) -> None:
+    entry = bench.accept("ann")
+    own = Size(name="custom", title="Custom", cores=2, memory_gib=5)
+    lease = bench.services.leases.acquire(replace(bench.request(entry), size=own), bench.key())
+    assert (lease.size, lease.microcredits_per_second) == ("custom", 2 * 9 + 5)
+    larger = replace(bench.request(entry), size=own.model_copy(update={"memory_gib": 17}))
+    with pytest.raises(SizeNotAllowedError):
+        bench.services.leases.acquire(larger, bench.key())
+    unpriced = replace(bench.request(entry), size=own.model_copy(update={"gpus": 1, "gpu_type": "none-such"}))
+    with pytest.raises(UnknownSizeError, match="no GPU of type"):
+        bench.services.leases.acquire(unpriced, bench.key())
     bench.assert_clean()

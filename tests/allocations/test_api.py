@@ -177,3 +177,20 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(client: TestClien
 
     cut_off = client.post(f"{API}/runs", headers=headers, content=unsaid())
     assert cut_off.status_code in {400, 413}
+
+
+def test_a_job_is_held_by_resources_and_its_maximum_time(client: TestClient, bench: Bench) -> None:
+    entry = bench.accept("ann")
+    body: dict[str, Any] = {
+        "allocation": entry,
+        "person": "ann",
+        "kind": "batch",
+        "resources": {"cores": 1, "memory_gib": 3},
+        "max_seconds": 100,
+    }
+    lease = call(client, "spawner", "POST", "/leases", body, key="k").json()
+    assert lease["held_microcredits"] == (9 + 3) * 100
+    assert call(client, "spawner", "POST", "/leases", body | {"size": "small"}, key="k2").status_code == 422
+    assert call(client, "spawner", "POST", "/leases", body | {"max_seconds": None}, key="k3").status_code == 422
+    gpu = body | {"resources": {"cores": 1, "memory_gib": 3, "gpus": 1}}
+    assert call(client, "spawner", "POST", "/leases", gpu, key="k4").status_code == 422

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from datetime import datetime
-from typing import Literal
+from typing import Annotated
 
 from fastapi import APIRouter
+from pydantic import Field, model_validator
 
 from allocations.api.metrics import count_admission
 from allocations.api.v1.common import Body, IdempotencyHeader, LeaseHolder, Reader, Wired, to_ms
@@ -15,20 +16,57 @@ from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import AllocationsError, NotFoundError
 from allocations.leases.models import LeaseKind, LeaseRequest
 from allocations.leases.views import LeaseView, StartOptions, View
+from allocations.policy.models import Size
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["leases"])
+RESOURCE_MAX = 10_000
+SECONDS_MAX = 366 * 86_400
+CUSTOM = "custom"
+
+
+class ResourcesBody(Body):
+    """Resources that no size of the policy has; priced by the same list, within the same largest."""
+
+    cores: Annotated[int, Field(gt=0, le=RESOURCE_MAX)]
+    memory_gib: Annotated[int, Field(gt=0, le=RESOURCE_MAX)]
+    gpus: Annotated[int, Field(ge=0, le=RESOURCE_MAX)] = 0
+    gpu_type: str | None = None
+
+    @model_validator(mode="after")
+    def _gpu_type_goes_with_gpus(self) -> ResourcesBody:
+        if (self.gpus > 0) != (self.gpu_type is not None):
+            raise ValueError("gpus and gpu_type go together: give both or neither")
+        return self
 
 
 class AcquireBody(Body):
-    """What a server needs. Batch leases are held by the queue of runs, not through here."""
+    """What a server or a job needs: a size of the policy, or resources of its own; a job also its maximum time."""
 
     allocation: str
     person: str
-    kind: Literal["interactive"] = "interactive"
-    size: str
+    kind: LeaseKind = LeaseKind.INTERACTIVE
+    size: str | None = None
+    resources: ResourcesBody | None = None
     image: str | None = None
     server_name: str = ""
+    max_seconds: Annotated[int | None, Field(gt=0, le=SECONDS_MAX)] = None
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> AcquireBody:
+        if (self.size is None) == (self.resources is None):
+            raise ValueError("give either size or resources")
+        if (self.kind is LeaseKind.BATCH) != (self.max_seconds is not None):
+            raise ValueError("max_seconds goes with kind batch")
+        return self
+
+    @property
+    def wanted(self) -> str | Size:
+        """The name of a size, or one made of the resources."""
+        if self.resources is None:
+            assert self.size is not None  # one of the two is given
+            return self.size
+        return Size(name=CUSTOM, title="Custom", **self.resources.model_dump())
 
 
 class StartBody(Body):
@@ -66,14 +104,15 @@ async def acquire(
     body: AcquireBody, services: Wired, caller: LeaseHolder, idempotency_key: IdempotencyHeader
 ) -> LeaseView:
     """Hold what a server needs for its first quantum, before it is created."""
-    key = IdempotencyKey.for_request(caller.name, idempotency_key, "acquire", body.model_dump())
+    key = IdempotencyKey.for_request(caller.name, idempotency_key, "acquire", body.model_dump(mode="json"))
     request = LeaseRequest(
         allocation=body.allocation,
         person=body.person,
-        kind=LeaseKind(body.kind),
-        size=body.size,
+        kind=body.kind,
+        size=body.wanted,
         image=body.image,
         server_name=body.server_name,
+        max_seconds=body.max_seconds,
     )
     fields = {"person": body.person, "allocation": body.allocation}
     try:
