@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
+from fastapi.responses import PlainTextResponse
 from pydantic import Field
 
 from allocations.api.metrics import count_admission
@@ -20,6 +21,11 @@ from allocations.runs.service import Finish, Submission
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["runs"])
+NOTEBOOK = "application/x-ipynb+json"
+NOTEBOOK_SHAPE = {"type": "object", "description": "A notebook of format 4"}
+# As large as the database's columns hold; far more cells or attempts than any run has.
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Attempt = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class SubmitBody(Body):
@@ -44,17 +50,17 @@ class ClaimBody(Body):
 class ProgressBody(Body):
     """How far an attempt of a run is."""
 
-    attempt: Annotated[int, Field(ge=1)]
+    attempt: Attempt
     started_at: datetime | None = None
-    cells_done: Annotated[int, Field(ge=0)]
-    cells_total: Annotated[int, Field(ge=0)]
-    current_cell: int | None = None
+    cells_done: Count
+    cells_total: Count
+    current_cell: Count | None = None
 
 
 class FinishBody(Body):
     """How an attempt of a run ended."""
 
-    attempt: Annotated[int, Field(ge=1)]
+    attempt: Attempt
     outcome: Outcome
     started_at: datetime | None = None
     ended_at: datetime
@@ -158,13 +164,17 @@ def cancel(run_id: str, services: Wired, caller: Runner) -> RunView:
     return services.runs.cancel(caller.name, run_id)
 
 
-@router.get("/runs/{run_id}/output", response_class=Response)
+@router.get(
+    "/runs/{run_id}/output",
+    response_class=Response,
+    responses={200: {"content": {NOTEBOOK: {"schema": NOTEBOOK_SHAPE}}}},
+)
 def output(run_id: str, services: Wired, caller: Runner) -> Response:
     """The executed notebook, as far as it is."""
-    return Response(services.runs.read_file(caller.name, run_id, OUTPUT), media_type="application/x-ipynb+json")
+    return Response(services.runs.read_file(caller.name, run_id, OUTPUT), media_type=NOTEBOOK)
 
 
-@router.get("/runs/{run_id}/log", response_class=Response)
-def read_log(run_id: str, services: Wired, caller: Runner) -> Response:
+@router.get("/runs/{run_id}/log", response_class=PlainTextResponse)
+def read_log(run_id: str, services: Wired, caller: Runner) -> PlainTextResponse:
     """The log, as far as it is."""
-    return Response(services.runs.read_file(caller.name, run_id, LOG), media_type="text/plain; charset=utf-8")
+    return PlainTextResponse(services.runs.read_file(caller.name, run_id, LOG))
