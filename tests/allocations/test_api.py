@@ -177,3 +177,24 @@ def test_a_body_that_is_too_large_is_refused_before_it_is_read(client: TestClien
 
     cut_off = client.post(f"{API}/runs", headers=headers, content=unsaid())
     assert cut_off.status_code in {400, 413}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"\ud800": 1}',
+        rb'{"parameters": {"a": NaN}, REST}',
+        rb'{"parameters": {"a": 1e999}, REST}',
+        rb'{"parameters": {"a": "\ud800"}, REST}',
+        b'{"a": "\xff"}',
+        b"[" * 100_000,
+    ],
+)
+def test_what_json_can_spell_and_nothing_can_answer_is_refused(client: TestClient, bench: Bench, body: bytes) -> None:
+    rest = '"allocation": "%s", "size": "small", "name": "a.ipynb", "notebook": {"nbformat": 4, "cells": []}'
+    body = body.replace(b"REST", (rest % bench.accept("ann")).encode())
+    headers = {"Authorization": "Bearer ann", "Idempotency-Key": "k", "Content-Type": "application/json"}
+    response = client.post(f"{API}/runs", headers=headers, content=body)
+    assert response.status_code in {400, 422}, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert client.get(f"{API}/runs", headers=headers).json() == {"runs": []}
