@@ -219,13 +219,7 @@ class ReportService:
         Members see what they themselves run and were charged; leads and managers see everybody's.
         """
         with self.database.read() as connection:
-            found = self.allocations.get(connection, allocation_id)
-            path = self.ledger.path(connection, allocation_id) if found else []
-            roles = self.allocations.roles_along(connection, path, actor.name)
-            if found is None or not (roles or actor.admin):
-                raise UnknownAllocationError(
-                    f"There is no allocation {allocation_id!r}.", "Choose one of your own allocations."
-                )
+            found, roles = self._visible(connection, actor, allocation_id)
             may_manage = actor.admin or bool(roles & MANAGING_ROLES)
             subtree = self.allocations.subtree(connection, found)
             ids = [node.id for node in subtree]
@@ -241,6 +235,11 @@ class ReportService:
                 charges=self._charges(connection, ids, person=None if may_manage else actor.name),
                 may_manage=may_manage,
             )
+
+    def require_visible(self, actor: Actor, allocation_id: str) -> None:
+        """Raise UnknownAllocationError unless the person belongs to the allocation or is an administrator."""
+        with self.database.read() as connection:
+            self._visible(connection, actor, allocation_id)
 
     def requests_of(self, person: str) -> list[RequestView]:
         """Return a person's requests, newest first."""
@@ -289,6 +288,17 @@ class ReportService:
             ]
 
     # ------------------------------------------------------------------ inside
+
+    def _visible(self, connection: Connection, actor: Actor, allocation_id: str) -> tuple[Allocation, set[MemberRole]]:
+        """Return the allocation and the person's roles there and above; another's looks like one that is not there."""
+        found = self.allocations.get(connection, allocation_id)
+        path = self.ledger.path(connection, allocation_id) if found else []
+        roles = self.allocations.roles_along(connection, path, actor.name)
+        if found is None or not (roles or actor.admin):
+            raise UnknownAllocationError(
+                f"There is no allocation {allocation_id!r}.", "Choose one of your own allocations."
+            )
+        return found, roles
 
     def _allocation_view(
         self, connection: Connection, allocation: Allocation, role: MemberRole | None

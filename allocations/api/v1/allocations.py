@@ -98,6 +98,7 @@ def divide(
     idempotency_key: OptionalIdempotencyHeader = None,
 ) -> AllocationDetail:
     """Open a sub-allocation; leads and managers only."""
+    services.reports.require_visible(caller.actor, allocation_id)
     child = services.tree.divide(
         caller.actor,
         allocation_id,
@@ -113,6 +114,7 @@ def divide(
 @router.patch("/allocations/{allocation_id}")
 def change_share(allocation_id: str, body: ShareBody, services: Wired, caller: Requester) -> AllocationDetail:
     """Set a sub-allocation's limit; leads and managers of its parent only."""
+    services.reports.require_visible(caller.actor, allocation_id)
     services.tree.change_share(caller.actor, allocation_id, body.microcredits)
     return services.reports.allocation(caller.actor, allocation_id)
 
@@ -120,6 +122,7 @@ def change_share(allocation_id: str, body: ShareBody, services: Wired, caller: R
 @router.post("/allocations/{allocation_id}/members", status_code=201)
 def add_member(allocation_id: str, body: MemberBody, services: Wired, caller: Requester) -> AllocationDetail:
     """Add a person, or change a member's role; leads and managers only."""
+    services.reports.require_visible(caller.actor, allocation_id)
     services.members.add(caller.actor, allocation_id, body.person, body.role)
     return services.reports.allocation(caller.actor, allocation_id)
 
@@ -127,6 +130,7 @@ def add_member(allocation_id: str, body: MemberBody, services: Wired, caller: Re
 @router.delete("/allocations/{allocation_id}/members/{person}")
 def remove_member(allocation_id: str, person: str, services: Wired, caller: Requester) -> AllocationDetail:
     """Remove a person; leads and managers only."""
+    services.reports.require_visible(caller.actor, allocation_id)
     services.members.remove(caller.actor, allocation_id, person)
     return services.reports.allocation(caller.actor, allocation_id)
 

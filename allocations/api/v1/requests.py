@@ -106,5 +106,6 @@ def review(request_id: str, body: ReviewBody, services: Wired, caller: Reviewer)
 @router.post("/requests/{request_id}/{action}")
 def act(request_id: str, action: RequestAction, body: ActBody, services: Wired, caller: Requester) -> RequestView:
     """Submit, withdraw, send back, approve or decline; the state and the person's part say what may be done."""
+    services.reports.request(caller.actor, request_id)  # another's request looks like one that does not exist
     services.requests.act(caller.actor, request_id, action, body.why)
     return services.reports.request(caller.actor, request_id)

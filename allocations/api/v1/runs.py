@@ -15,6 +15,7 @@ from allocations.api.metrics import count_admission
 from allocations.api.v1.common import Body, IdempotencyHeader, LeaseHolder, Runner, Wired, to_ms
 from allocations.clock import from_datetime
 from allocations.db.idempotency import IdempotencyKey
+from allocations.errors import NotAMemberError, UnknownAllocationError
 from allocations.leases.views import StartOptions, View
 from allocations.runs.files import LOG, OUTPUT
 from allocations.runs.models import Outcome, RunError, RunView
@@ -90,19 +91,21 @@ def run_options(services: Wired, caller: Runner) -> StartOptions:
 def submit(body: SubmitBody, services: Wired, caller: Runner, idempotency_key: IdempotencyHeader) -> RunView:
     """Queue a run of a notebook."""
     key = IdempotencyKey.for_request(caller.name, idempotency_key, "run", body.model_dump())
-    run = services.runs.submit(
-        Submission(
-            person=caller.name,
-            allocation=body.allocation,
-            size=body.size,
-            name=body.name,
-            notebook=body.notebook,
-            parameters=body.parameters,
-            image=body.image,
-            max_seconds=body.max_seconds,
-        ),
-        key,
+    submission = Submission(
+        person=caller.name,
+        allocation=body.allocation,
+        size=body.size,
+        name=body.name,
+        notebook=body.notebook,
+        parameters=body.parameters,
+        image=body.image,
+        max_seconds=body.max_seconds,
     )
+    try:
+        run = services.runs.submit(submission, key)
+    except NotAMemberError as error:
+        # Another's allocation looks like one that does not exist.
+        raise UnknownAllocationError(f"There is no allocation {body.allocation!r}.", error.remedy) from error
     log.info("run queued", extra={"person": caller.name, "allocation": run.allocation, "run": run.id})
     return run
 
