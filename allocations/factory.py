@@ -9,6 +9,7 @@ from allocations.clock import SystemClock
 from allocations.db.database import Database
 from allocations.ids import random_id
 from allocations.leases.offers import OfferService
+from allocations.leases.quotas import QuotaService
 from allocations.leases.service import LeaseService
 from allocations.leases.store import LeaseStore
 from allocations.ledger.service import Ledger
@@ -20,6 +21,7 @@ from allocations.lifecycle.requests import RequestService
 from allocations.lifecycle.stores.agreements import AgreementStore
 from allocations.lifecycle.stores.allocations import AllocationStore
 from allocations.lifecycle.stores.audit import AuditStore
+from allocations.lifecycle.stores.overrides import OverrideStore
 from allocations.lifecycle.stores.requests import RequestStore
 from allocations.lifecycle.tree import TreeService
 from allocations.outbox import Outbox
@@ -48,6 +50,7 @@ class Services:
     leases: LeaseService
     lease_store: LeaseStore
     offers: OfferService
+    quotas: QuotaService
     lifecycle: AllocationService
     agreements: AgreementService
     members: MemberService
@@ -106,6 +109,15 @@ def make_services(
             leases=lease_store,
             allocations=allocations,
             agreements=agreements,
+        ),
+        quotas=QuotaService(
+            database=database,
+            clock=clock,
+            policy=policy,
+            ledger=ledger,
+            leases=lease_store,
+            allocations=allocations,
+            overrides=OverrideStore(),
         ),
         lifecycle=lifecycle,
         agreements=AgreementService(

@@ -3,27 +3,58 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
+from allocations.clock import to_rfc3339
 from allocations.errors import AllocationNotActiveError, AtOnceLimitError, SizeNotAllowedError
-from allocations.lifecycle.models import USABLE_STATES, AllocationState
+from allocations.lifecycle.models import USABLE_STATES, AllocationState, OverrideLimits, OverrideSubject
 
 if TYPE_CHECKING:
-    from allocations.lifecycle.models import Allocation
-    from allocations.policy.models import AtOnce, Policy, Shape, Size
+    from collections.abc import Mapping, Sequence
+
+    from allocations.lifecycle.models import Allocation, Member, Override
+    from allocations.policy.models import Policy, Shape, Size
 
 REQUEST_URL = "/services/allocations/requests/new"
 
 
+class SourceKind(StrEnum):
+    """Where a limit comes from."""
+
+    POLICY = "policy"
+    AWARD = "award"
+    OVERRIDE = "override"
+    PARENT = "parent"
+    MEMBER = "member"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a limit comes from, and that as a sentence."""
+
+    kind: SourceKind
+    why: str
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What binds on an allocation now: its award where it says something, its tier otherwise."""
+    """What binds a person on an allocation now; `sources` says of each field but the title where it comes from.
+
+    `cores` and `gpus` count over the whole tree, `member_cores` and `member_gpus` (None: no cap) over what the person
+    runs on the allocation.
+    """
 
     tier_title: str
     largest: tuple[Shape, ...]
-    at_once: AtOnce
+    servers_per_person: int
+    cores: int
+    gpus: int
     idle_seconds: int
     longest_session_seconds: int
+    member_cores: int | None
+    member_gpus: int | None
+    sources: Mapping[str, Source]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +67,58 @@ class InUse:
 
 
 def limits_of(policy: Policy, root: Allocation) -> Limits:
-    """Return the limits of an allocation's tree; they are the root's."""
+    """Return the limits of an allocation's tree, before overrides and members' caps."""
+    return effective_limits(policy, [root], None, [])
+
+
+def effective_limits(
+    policy: Policy, nodes_root_to_leaf: Sequence[Allocation], member: Member | None, overrides: Sequence[Override]
+) -> Limits:
+    """Return what binds: the tier's limits, then the root's award, then overrides, restricted by the member's caps.
+
+    `overrides` are in force, oldest first; those for a person come after those for an allocation, and the newest of
+    each wins.
+    """
+    root = nodes_root_to_leaf[0]
     tier = policy.tier(root.tier)
-    return Limits(
-        tier_title=tier.title,
-        largest=root.award.largest or tier.largest,
-        at_once=root.award.at_once or tier.at_once,
-        idle_seconds=tier.idle_seconds,
-        longest_session_seconds=tier.longest_session_seconds,
-    )
+    values: dict[str, Any] = {
+        "largest": tier.largest,
+        "idle_seconds": tier.idle_seconds,
+        "longest_session_seconds": tier.longest_session_seconds,
+        "member_cores": None,
+        "member_gpus": None,
+        **tier.at_once.model_dump(),
+    }
+    by_policy = Source(SourceKind.POLICY, f"As every allocation of the {tier.title} tier.")
+    sources = dict.fromkeys(values, by_policy)
+    awarded = root.award.at_once.model_dump() if root.award.at_once else {}
+    if root.award.largest:
+        awarded["largest"] = root.award.largest
+    values |= awarded
+    sources |= dict.fromkeys(awarded, Source(SourceKind.AWARD, f"Awarded to “{root.name}”."))
+    for override in sorted(overrides, key=lambda one: one.subject_kind is OverrideSubject.PERSON):
+        limits = override.limits
+        changed = {
+            name: getattr(limits, name) for name in OverrideLimits.model_fields if getattr(limits, name) is not None
+        }
+        until = to_rfc3339(override.ends_at_ms)[: len("2027-01-15")]
+        why = f"An exception for {override.subject} until {until}, made by {override.author}: {override.reason}"
+        values |= changed
+        sources |= dict.fromkeys(changed, Source(SourceKind.OVERRIDE, why))
+    if member is not None:
+        _restrict(values, sources, member)
+    return Limits(tier_title=tier.title, sources=sources, **values)
+
+
+def _restrict(values: dict[str, Any], sources: dict[str, Source], member: Member) -> None:
+    """Apply what a lead lets the member run: a cap only ever lowers."""
+    capped = Source(SourceKind.MEMBER, f"Set for {member.person} by those who manage the allocation.")
+    if member.servers_max is not None and member.servers_max < values["servers_per_person"]:
+        values["servers_per_person"] = member.servers_max
+        sources["servers_per_person"] = capped
+    for name, most in (("member_cores", member.cores_max), ("member_gpus", member.gpus_max)):
+        if most is not None:
+            values[name], sources[name] = most, capped
 
 
 def require_usable(allocation: Allocation, now_ms: int) -> None:
@@ -77,17 +151,17 @@ def require_size(limits: Limits, size: Size) -> None:
 
 def require_room(limits: Limits, size: Size, in_use: InUse, *, is_server: bool) -> None:
     """Raise AtOnceLimitError when starting the size would exceed what may run at once."""
-    at_once = limits.at_once
-    if is_server and in_use.servers_of_person + 1 > at_once.servers_per_person:
-        servers = "one server" if at_once.servers_per_person == 1 else f"{at_once.servers_per_person} servers"
+    most_servers = limits.servers_per_person
+    if is_server and in_use.servers_of_person + 1 > most_servers:
+        servers = "one server" if most_servers == 1 else f"{most_servers} servers"
         raise AtOnceLimitError(
             f"The {limits.tier_title} tier lets each person run {servers} at once, and you have as many.",
             "Stop a server first.",
             "/hub/home",
         )
     for what, used, asked, most in (
-        ("cores", in_use.cores, size.cores, at_once.cores),
-        ("GPUs", in_use.gpus, size.gpus, at_once.gpus),
+        ("cores", in_use.cores, size.cores, limits.cores),
+        ("GPUs", in_use.gpus, size.gpus, limits.gpus),
     ):
         if used + asked > most:
             raise AtOnceLimitError(

@@ -57,6 +57,7 @@ RULES = {
     "PATCH /allocations/{child_id}": Rule((200, 404, 404, 200, 403), {"microcredits": 8}),
     "POST /allocations/{allocation_id}/members": Rule(MANAGED, {"person": "guest"}),
     "DELETE /allocations/{allocation_id}/members/{person}": Rule((200, 404, 404, 200, 403)),
+    "GET /quotas/ann": Rule((200, 404, 404, 200, 403)),
     "GET /audit": Rule((403, 403, 403, 200, 403)),
     "POST /requests": Rule((201, 201, 201, 201, 403), {"tier": "research", "title": "T", "justification": "J"}),
     # Only who leads the allocation reports on it; this one has a single instalment.
@@ -85,6 +86,7 @@ RULES = {
 }
 # The same route under the name of what it takes here.
 STANDS_FOR = {
+    "GET /quotas/ann": "GET /quotas/{person}",
     "PATCH /allocations/{child_id}": "PATCH /allocations/{allocation_id}",
     "POST /requests/{request_id}/withdraw": "POST /requests/{request_id}/{action}",
 }
