@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 
 from allocations.api.metrics import count_admission
 from allocations.api.v1.common import Body, IdempotencyHeader, LeaseHolder, Reader, Wired, to_ms
 from allocations.db.idempotency import IdempotencyKey
-from allocations.errors import AllocationsError, NotFoundError
-from allocations.leases.models import LeaseKind, LeaseRequest
+from allocations.errors import AllocationsError
+from allocations.leases.models import LeaseKind, LeaseRequest, LeaseState
 from allocations.leases.views import LeaseView, StartOptions, View
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["leases"])
+PAGE_MAX = 500
 
 
 class AcquireBody(Body):
@@ -49,9 +50,10 @@ class RenewBody(Body):
 
 
 class LeaseList(View):
-    """Leases, newest first."""
+    """Leases, newest first; `next_before` continues, None at the end."""
 
     leases: list[LeaseView]
+    next_before: str | None
 
 
 @router.get("/start-options")
@@ -113,15 +115,23 @@ def void(lease_id: str, services: Wired, _caller: LeaseHolder) -> LeaseView:
 
 
 @router.get("/leases")
-def own_leases(services: Wired, caller: Reader) -> LeaseList:
-    """The caller's leases, newest first."""
-    return LeaseList(leases=services.leases.list_of(caller.name))
+def own_leases(
+    services: Wired,
+    caller: Reader,
+    state: LeaseState | None = None,
+    allocation: str | None = None,
+    kind: LeaseKind | None = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
+    before: Annotated[str | None, Query(description="Continue after this lease: the `next_before` of a page")] = None,
+) -> LeaseList:
+    """The caller's leases, newest first, all or those that a filter lets through."""
+    leases = services.reports.leases_of(
+        caller.name, limit, before_id=before, state=state, allocation_id=allocation, kind=kind
+    )
+    return LeaseList(leases=leases, next_before=leases[-1].id if len(leases) == limit else None)
 
 
 @router.get("/leases/{lease_id}")
 def get(lease_id: str, services: Wired, caller: Reader) -> LeaseView:
-    """A lease of the caller's own."""
-    lease = services.leases.get(lease_id)
-    if lease.person != caller.name:
-        raise NotFoundError(f"There is no lease {lease_id!r}.", "Look the lease up in the list of leases.")
-    return lease
+    """A lease of the caller's own, or of an allocation that the caller leads or manages."""
+    return services.reports.lease(caller.actor, lease_id)
