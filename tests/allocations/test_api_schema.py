@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import schemathesis
+from fastapi.routing import APIRoute
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis.checks import not_a_server_error
@@ -18,6 +20,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from allocations.api.v1 import PARTS
 from allocations.app import PREFIX
 from tests.allocations.test_api import TOKENS, call, client  # noqa: F401  # a fixture
 
@@ -107,3 +110,21 @@ def test_every_answer_is_one_that_is_published(client: TestClient, bench: Bench,
 @pytest.mark.parametrize("role", ROLES)
 def test_every_answer_to_many_more_requests_is_published(client: TestClient, bench: Bench, role: str) -> None:  # noqa: F811
     assert drive(client, bench, role, examples=40) > 1000
+
+
+def test_every_body_has_an_example_that_it_takes(client: TestClient) -> None:  # noqa: F811
+    bodies: list[Any] = [
+        route.body_field.field_info.annotation
+        for part in PARTS
+        for route in part.router.routes
+        if isinstance(route, APIRoute) and route.body_field is not None
+    ]
+    published = client.get(f"{PREFIX}/api/openapi.json").json()["components"]["schemas"]
+    assert len(bodies) >= 15
+    for body in bodies:
+        examples = body.model_json_schema()["examples"]
+        assert examples, body.__name__
+        for one in examples:
+            body.model_validate_json(json.dumps(one))
+    for name in ("AcquireBody", "DivideBody", "SubmitBody"):
+        assert published[name]["examples"], name

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from allocations.api.v1.common import Administrator, Body, OptionalIdempotencyHeader, Reader, Requester, Wired
+from allocations.api.v1.common import Administrator, Body, OptionalIdempotencyHeader, Reader, Requester, Wired, example
 from allocations.leases.views import AgreementView, View
 from allocations.lifecycle.models import MemberRole
 from allocations.reports import AllocationDetail, AllocationView, AuditEntryView
@@ -25,6 +25,8 @@ class AllocationList(View):
 class DivideBody(Body):
     """A sub-allocation: guaranteed shares stay within the parent, capped ones may be overcommitted."""
 
+    model_config = example(name="Lensing group", microcredits=500_000_000, guaranteed=True, lead="bob")
+
     name: str
     microcredits: Microcredits
     guaranteed: bool = True
@@ -34,11 +36,15 @@ class DivideBody(Body):
 class ShareBody(Body):
     """A sub-allocation's new limit."""
 
+    model_config = example(microcredits=750_000_000)
+
     microcredits: Microcredits
 
 
 class MemberBody(Body):
     """A person and the role."""
+
+    model_config = example(person="bob", role="manager")
 
     person: str
     role: MemberRole = MemberRole.MEMBER
@@ -46,6 +52,8 @@ class MemberBody(Body):
 
 class AcceptBody(Body):
     """The version that was read."""
+
+    model_config = example(version="2026-07-01")
 
     version: str
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 
 from allocations.api.metrics import count_admission
-from allocations.api.v1.common import Body, IdempotencyHeader, LeaseHolder, Reader, Wired, to_ms
+from allocations.api.v1.common import Body, IdempotencyHeader, LeaseHolder, Reader, Wired, example, to_ms
 from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import AllocationsError
 from allocations.leases.models import LeaseKind, LeaseRequest, LeaseState
@@ -23,6 +23,8 @@ PAGE_MAX = 500
 class AcquireBody(Body):
     """What a server needs. Batch leases are held by the queue of runs, not through here."""
 
+    model_config = example(allocation="a-12345678", person="ann", size="small", image="base")
+
     allocation: str
     person: str
     kind: Literal["interactive"] = "interactive"
@@ -34,17 +36,23 @@ class AcquireBody(Body):
 class StartBody(Body):
     """When the server began to run, if known."""
 
+    model_config = example(started_at="2027-01-15T08:00:00Z")
+
     started_at: datetime | None = None
 
 
 class SettleBody(Body):
     """When the server stopped, if known."""
 
+    model_config = example(ended_at="2027-01-15T09:30:00Z")
+
     ended_at: datetime | None = None
 
 
 class RenewBody(Body):
     """When the server was last seen running, if not now."""
+
+    model_config = example(seen_at="2027-01-15T08:14:30Z")
 
     seen_at: datetime | None = None
 

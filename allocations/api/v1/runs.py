@@ -12,7 +12,7 @@ from fastapi.responses import PlainTextResponse
 from pydantic import AfterValidator, Field
 
 from allocations.api.metrics import count_admission
-from allocations.api.v1.common import Body, IdempotencyHeader, LeaseHolder, Runner, Wired, to_ms
+from allocations.api.v1.common import Body, IdempotencyHeader, LeaseHolder, Runner, Wired, example, to_ms
 from allocations.clock import from_datetime
 from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import NotAMemberError, UnknownAllocationError
@@ -39,6 +39,15 @@ def require_answerable(parameters: dict[str, Any]) -> dict[str, Any]:
 class SubmitBody(Body):
     """A notebook (parsed .ipynb), its parameters, and what it may use."""
 
+    model_config = example(
+        allocation="a-12345678",
+        size="small",
+        name="stack.ipynb",
+        notebook={"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []},
+        parameters={"field": "m31"},
+        max_seconds=3600,
+    )
+
     allocation: str
     size: str
     image: str | None = None
@@ -51,12 +60,16 @@ class SubmitBody(Body):
 class ClaimBody(Body):
     """Who takes runs, and how many at most."""
 
+    model_config = example(executor="batch-1", limit=10)
+
     executor: str
     limit: Annotated[int, Field(gt=0, le=100)]
 
 
 class ProgressBody(Body):
     """How far an attempt of a run is."""
+
+    model_config = example(attempt=1, started_at="2027-01-15T08:00:00Z", cells_done=3, cells_total=12, current_cell=4)
 
     attempt: Attempt
     started_at: datetime | None = None
@@ -67,6 +80,10 @@ class ProgressBody(Body):
 
 class FinishBody(Body):
     """How an attempt of a run ended."""
+
+    model_config = example(
+        attempt=1, outcome="succeeded", started_at="2027-01-15T08:00:00Z", ended_at="2027-01-15T08:20:00Z"
+    )
 
     attempt: Attempt
     outcome: Outcome
