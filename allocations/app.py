@@ -15,6 +15,7 @@ from allocations.api import problems
 from allocations.api.identity import HubIdentities
 from allocations.api.limits import BodyLimit
 from allocations.api.metrics import RequestMetrics
+from allocations.api.openapi import describe
 from allocations.api.v1 import PARTS
 from allocations.factory import Services, services_from
 from allocations.logs import configure_logging
@@ -51,6 +52,7 @@ def create_app(services: Services, identities: HubIdentities, mode: str) -> Fast
     for part in PARTS:
         version_1.include_router(part.router)
     app.include_router(version_1)
+    describe(app, f"{PREFIX}/api/v1")
     problems.install(app)
     pages.install(app, PREFIX)
     app.add_middleware(RequestMetrics)

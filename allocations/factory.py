@@ -11,6 +11,7 @@ from allocations.ids import random_id
 from allocations.leases.admission import Admission
 from allocations.leases.offers import OfferService
 from allocations.leases.queue import AdmissionQueue
+from allocations.leases.quotas import QuotaService
 from allocations.leases.service import LeaseService
 from allocations.leases.store import LeaseStore
 from allocations.ledger.service import Ledger
@@ -51,6 +52,7 @@ class Services:
     leases: LeaseService
     lease_store: LeaseStore
     offers: OfferService
+    quotas: QuotaService
     lifecycle: AllocationService
     agreements: AgreementService
     members: MemberService
@@ -122,6 +124,15 @@ def make_services(
             allocations=allocations,
             agreements=agreements,
             overrides=overrides,
+        ),
+        quotas=QuotaService(
+            database=database,
+            clock=clock,
+            policy=policy,
+            ledger=ledger,
+            leases=lease_store,
+            allocations=allocations,
+            overrides=OverrideStore(),
         ),
         lifecycle=lifecycle,
         agreements=AgreementService(

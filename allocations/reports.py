@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import case, func, select
 
-from allocations.clock import to_rfc3339
+from allocations.clock import MS_PER_DAY, MS_PER_SECOND, to_rfc3339
 from allocations.db.schema import journal, leases
 from allocations.errors import NotFoundError, UnknownAllocationError
 from allocations.leases.models import LeaseKind
 from allocations.leases.views import LeaseView, View
-from allocations.ledger.models import Account
+from allocations.ledger.models import Account, Unit
 from allocations.lifecycle.models import MANAGING_ROLES, Member, MemberRole, Request, RequestState, Review
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
     from allocations.policy.models import Policy
 
 JOURNAL_PAGE = 50
+# The pace of a burn-down is that of so many days; farther ahead than a century, a date would say nothing.
+PACE_DAYS = 14
+PROJECTED_DAYS_MAX = 36_500
 AUDIT_PAGE = 100
 
 
@@ -84,6 +88,31 @@ class JournalEntryView(View):
     quantities: dict[str, int]
 
 
+class BalanceView(View):
+    """What an allocation has of a unit: microcredits of credits, seconds otherwise."""
+
+    unit: Unit
+    limit: int
+    held: int
+    posted: int
+    available: int
+
+
+class BurnDownDay(View):
+    """A UTC day: what was charged, refunds taken off, and what the limit left at its end."""
+
+    day: date
+    charged_microcredits: int
+    left_microcredits: int
+
+
+class BurnDown(View):
+    """Every day since the start, and when nothing will be left at the pace of the last 14; None without a pace."""
+
+    days: list[BurnDownDay]
+    projected_end: date | None
+
+
 class AllocationDetail(View):
     """An allocation, its subtree, members, what runs on it and its latest charges."""
 
@@ -93,6 +122,8 @@ class AllocationDetail(View):
     leases: list[LeaseView]
     charges: list[JournalEntryView]
     may_manage: bool
+    balances: list[BalanceView]
+    burn_down: BurnDown
 
 
 class ReviewView(View):
@@ -219,13 +250,7 @@ class ReportService:
         Members see what they themselves run and were charged; leads and managers see everybody's.
         """
         with self.database.read() as connection:
-            found = self.allocations.get(connection, allocation_id)
-            path = self.ledger.path(connection, allocation_id) if found else []
-            roles = self.allocations.roles_along(connection, path, actor.name)
-            if found is None or not (roles or actor.admin):
-                raise UnknownAllocationError(
-                    f"There is no allocation {allocation_id!r}.", "Choose one of your own allocations."
-                )
+            found, roles = self._visible(connection, actor, allocation_id)
             may_manage = actor.admin or bool(roles & MANAGING_ROLES)
             subtree = self.allocations.subtree(connection, found)
             ids = [node.id for node in subtree]
@@ -240,7 +265,37 @@ class ReportService:
                 leases=self.leases.views(connection, running),
                 charges=self._charges(connection, ids, person=None if may_manage else actor.name),
                 may_manage=may_manage,
+                balances=self._balances(connection, found),
+                burn_down=self._burn_down(connection, found, ids),
             )
+
+    def leases_of(
+        self, person: str, limit: int, *, before_id: str | None = None, **filters: str | None
+    ) -> list[LeaseView]:
+        """Return a page of a person's leases, newest first; filters are as the store's."""
+        with self.database.read() as connection:
+            before = self.lease_store.get(connection, before_id) if before_id is not None else None
+            if before_id is not None and (before is None or before.person != person):
+                raise _no_lease(before_id)
+            page = self.lease_store.page_of_person(connection, person, limit, before=before, **filters)
+            return self.leases.views(connection, page)
+
+    def lease(self, actor: Actor, lease_id: str) -> LeaseView:
+        """Return a lease to its person, to leads and managers of its allocation (or above), and to administrators."""
+        with self.database.read() as connection:
+            lease = self.lease_store.get(connection, lease_id)
+            if lease is None:
+                raise _no_lease(lease_id)
+            path = self.ledger.path(connection, lease.allocation_id)
+            manages = self.allocations.roles_along(connection, path, actor.name) & MANAGING_ROLES
+            if not (lease.person == actor.name or actor.admin or manages):
+                raise _no_lease(lease_id)
+            return self.leases.views(connection, [lease])[0]
+
+    def require_visible(self, actor: Actor, allocation_id: str) -> None:
+        """Raise UnknownAllocationError unless the person belongs to the allocation or is an administrator."""
+        with self.database.read() as connection:
+            self._visible(connection, actor, allocation_id)
 
     def requests_of(self, person: str) -> list[RequestView]:
         """Return a person's requests, newest first."""
@@ -290,6 +345,17 @@ class ReportService:
 
     # ------------------------------------------------------------------ inside
 
+    def _visible(self, connection: Connection, actor: Actor, allocation_id: str) -> tuple[Allocation, set[MemberRole]]:
+        """Return the allocation and the person's roles there and above; another's looks like one that is not there."""
+        found = self.allocations.get(connection, allocation_id)
+        path = self.ledger.path(connection, allocation_id) if found else []
+        roles = self.allocations.roles_along(connection, path, actor.name)
+        if found is None or not (roles or actor.admin):
+            raise UnknownAllocationError(
+                f"There is no allocation {allocation_id!r}.", "Choose one of your own allocations."
+            )
+        return found, roles
+
     def _allocation_view(
         self, connection: Connection, allocation: Allocation, role: MemberRole | None
     ) -> AllocationView:
@@ -315,6 +381,46 @@ class ReportService:
             instalments_released=allocation.award.instalments_released,
             instalments=len(tier.budget.instalments),
         )
+
+    def _balances(self, connection: Connection, allocation: Allocation) -> list[BalanceView]:
+        path = self.ledger.path(connection, allocation.id)
+        views = []
+        for unit in Unit:
+            try:
+                balance = self.ledger.balance(connection, allocation.id, unit)
+            except KeyError:
+                continue
+            available = max(0, self.ledger.available(connection, path, unit))
+            views.append(
+                BalanceView(
+                    unit=unit, limit=balance.limit, held=balance.held, posted=balance.posted, available=available
+                )
+            )
+        return views
+
+    def _burn_down(self, connection: Connection, allocation: Allocation, subtree_ids: Sequence[str]) -> BurnDown:
+        day = (journal.c.at_ms - journal.c.at_ms % MS_PER_DAY).label("day")
+        charged = case(
+            (journal.c.credit == Account.POSTED, journal.c.amount),
+            (journal.c.debit == Account.POSTED, -journal.c.amount),
+            else_=0,
+        )
+        # The limit as it was: refills and grants of the allocation itself; those below it move within it.
+        granted = case(
+            (journal.c.allocation_id != allocation.id, 0),
+            (journal.c.debit == Account.BUDGET, journal.c.amount),
+            (journal.c.credit == Account.BUDGET, -journal.c.amount),
+            else_=0,
+        )
+        moved = {
+            int(row[0]): (int(row[1]), int(row[2]))
+            for row in connection.execute(
+                select(day, func.sum(charged), func.sum(granted))
+                .where(journal.c.allocation_id.in_(list(subtree_ids)), journal.c.unit == Unit.CREDITS)
+                .group_by(day)
+            )
+        }
+        return burn_down(moved, allocation.starts_at_ms, self.clock.now_ms())
 
     def _charges(
         self, connection: Connection, allocation_ids: Sequence[str], person: str | None
@@ -358,6 +464,33 @@ class ReportService:
     def _request_view(self, connection: Connection, request: Request, *, with_reviews: bool) -> RequestView:
         reviews = self.requests.reviews(connection, request.id) if with_reviews else []
         return RequestView.from_request(request, reviews)
+
+
+def burn_down(moved: Mapping[int, tuple[int, int]], starts_at_ms: int, now_ms: int) -> BurnDown:
+    """Return the days from the start to now; `moved` has (charged, granted) microcredits by the UTC day's first ms."""
+    today = now_ms - now_ms % MS_PER_DAY
+    first = min(starts_at_ms - starts_at_ms % MS_PER_DAY, today)
+    left = sum(granted - charged for day, (charged, granted) in moved.items() if day < first)
+    days = []
+    for day in range(first, today + 1, MS_PER_DAY):
+        charged, granted = moved.get(day, (0, 0))
+        left += granted - charged
+        days.append(BurnDownDay(day=_date(day), charged_microcredits=charged, left_microcredits=left))
+    latest = days[-PACE_DAYS:]
+    spent = sum(one.charged_microcredits for one in latest)
+    if spent <= 0:
+        return BurnDown(days=days, projected_end=None)
+    days_left = max(0, left) * len(latest) // spent
+    projected = _date(today + days_left * MS_PER_DAY) if days_left <= PROJECTED_DAYS_MAX else None
+    return BurnDown(days=days, projected_end=projected)
+
+
+def _date(at_ms: int) -> date:
+    return datetime.fromtimestamp(at_ms / MS_PER_SECOND, tz=UTC).date()
+
+
+def _no_lease(lease_id: str) -> NotFoundError:
+    return NotFoundError(f"There is no lease {lease_id!r}.", "Look the lease up in the list of leases.")
 
 
 def _member_view(member: Member) -> MemberView:

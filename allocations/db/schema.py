@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -14,8 +16,12 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    select,
     text,
 )
+
+if TYPE_CHECKING:
+    from sqlalchemy import CTE, BindParameter
 
 metadata = MetaData(
     naming_convention={
@@ -387,3 +393,13 @@ duties = Table(
     Column("until_ms", BigInteger, nullable=False),
     Column("beat_at_ms", BigInteger, nullable=False),
 )
+
+
+def paths_of(allocation_ids: BindParameter[Any]) -> CTE:
+    """Return the ids of allocations (a list that is bound when the statement runs) and of all above them."""
+    up = (
+        select(allocations.c.id, allocations.c.parent_id)
+        .where(allocations.c.id.in_(allocation_ids))
+        .cte("up", recursive=True)
+    )
+    return up.union(select(allocations.c.id, allocations.c.parent_id).where(allocations.c.id == up.c.parent_id))

@@ -153,9 +153,10 @@ class Admission:
     def _look(self, connection: Connection, asked: Sequence[Asked], *, lock: bool = True) -> _View:
         now_ms = self.clock.now_ms()
         people = sorted({one.request.person for one in asked})
-        nodes = self.allocations.with_ancestors(connection, sorted({one.request.allocation for one in asked}))
-        # The lock comes before everything that is decided on.
-        balances = self.ledger.balances(connection, nodes, lock=lock)
+        wanted = sorted({one.request.allocation for one in asked})
+        # The lock comes before everything that is decided on: an allocation that is closed meanwhile is seen closed.
+        balances = self.ledger.balances(connection, wanted, lock=lock)
+        nodes = self.allocations.with_ancestors(connection, wanted)
         return _View(
             now_ms=now_ms,
             prices=self.policy.prices_at(datetime.fromtimestamp(now_ms / MS_PER_SECOND, tz=UTC)),

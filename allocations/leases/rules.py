@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from allocations.clock import MS_PER_SECOND
+from allocations.clock import MS_PER_SECOND, to_rfc3339
 from allocations.errors import AllocationNotActiveError, AtOnceLimitError, SizeNotAllowedError
-from allocations.lifecycle.models import USABLE_STATES, AllocationState, OverrideSubject
+from allocations.lifecycle.models import USABLE_STATES, AllocationState, OverrideLimits, OverrideSubject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -19,29 +19,41 @@ if TYPE_CHECKING:
 REQUEST_URL = "/services/allocations/requests/new"
 
 
-class Source(StrEnum):
+class SourceKind(StrEnum):
     """Where a limit comes from."""
 
     POLICY = "policy"
     AWARD = "award"
     OVERRIDE = "override"
+    PARENT = "parent"
     MEMBER = "member"
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Where a limit comes from, and that as a sentence."""
+
+    kind: SourceKind
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
-    """What binds on a person on an allocation now. `cores` and `gpus` count over the whole tree, those of the member
-    over what the person runs there; None: no limit of their own. `sources` says of each field where it comes from."""
+    """What binds a person on an allocation now; `sources` says of each field but the title where it comes from.
+
+    `cores` and `gpus` count over the whole tree, `member_cores` and `member_gpus` (None: no cap) over what the person
+    runs there.
+    """
 
     tier_title: str
     largest: tuple[Shape, ...]
     servers_per_person: int
     cores: int
     gpus: int
-    member_cores: int | None
-    member_gpus: int | None
     idle_seconds: int
     longest_session_seconds: int
+    member_cores: int | None
+    member_gpus: int | None
     sources: Mapping[str, Source]
 
 
@@ -58,47 +70,57 @@ class InUse:
 
 
 def effective_limits(
-    policy: Policy, path: Sequence[Allocation], member: Member, overrides: Sequence[Override]
+    policy: Policy, nodes_root_to_leaf: Sequence[Allocation], member: Member | None, overrides: Sequence[Override]
 ) -> Limits:
-    """Return the limits of a person on an allocation (`path` leads from the root down to it).
+    """Return what binds: the tier's limits, then the root's award, then overrides, restricted by the member's caps.
 
-    The tier's hold, the root's award comes before them, and overrides in force before both: first those of allocations
-    on the path, then the person's own, of each the newest last. What a lead lets the member run only lowers them.
+    `overrides` are in force, oldest first, and may be of others too; those for the person come after those for an
+    allocation, and the newest of each wins.
     """
-    root = path[0]
+    root = nodes_root_to_leaf[0]
     tier = policy.tier(root.tier)
-    at_once = root.award.at_once or tier.at_once
-    of_award = Source.AWARD if root.award.at_once else Source.POLICY
     values: dict[str, Any] = {
-        "servers_per_person": at_once.servers_per_person,
-        "cores": at_once.cores,
-        "gpus": at_once.gpus,
-        "largest": root.award.largest or tier.largest,
+        "largest": tier.largest,
         "idle_seconds": tier.idle_seconds,
         "longest_session_seconds": tier.longest_session_seconds,
+        "member_cores": None,
+        "member_gpus": None,
+        **tier.at_once.model_dump(),
     }
-    sources = dict.fromkeys(values, Source.POLICY) | dict.fromkeys(("servers_per_person", "cores", "gpus"), of_award)
+    by_policy = Source(SourceKind.POLICY, f"As every allocation of the {tier.title} tier.")
+    sources = dict.fromkeys(values, by_policy)
+    awarded = root.award.at_once.model_dump() if root.award.at_once else {}
     if root.award.largest:
-        sources["largest"] = Source.AWARD
-    nodes = {node.id for node in path}
-    of_path = [one for one in overrides if one.subject_kind is OverrideSubject.ALLOCATION and one.subject in nodes]
-    of_person = [
-        one for one in overrides if one.subject_kind is OverrideSubject.PERSON and one.subject == member.person
-    ]
-    for override in (*of_path, *of_person):
-        for name in values:
-            value = getattr(override.limits, name)
-            if value is not None:
-                values[name], sources[name] = value, Source.OVERRIDE
+        awarded["largest"] = root.award.largest
+    values |= awarded
+    sources |= dict.fromkeys(awarded, Source(SourceKind.AWARD, f"Awarded to “{root.name}”."))
+    subjects = {(OverrideSubject.ALLOCATION, node.id) for node in nodes_root_to_leaf}
+    if member is not None:
+        subjects.add((OverrideSubject.PERSON, member.person))
+    concerned = [one for one in overrides if (one.subject_kind, one.subject) in subjects]
+    for override in sorted(concerned, key=lambda one: one.subject_kind is OverrideSubject.PERSON):
+        limits = override.limits
+        changed = {
+            name: getattr(limits, name) for name in OverrideLimits.model_fields if getattr(limits, name) is not None
+        }
+        until = to_rfc3339(override.ends_at_ms)[: len("2027-01-15")]
+        why = f"An exception for {override.subject} until {until}, made by {override.author}: {override.reason}"
+        values |= changed
+        sources |= dict.fromkeys(changed, Source(SourceKind.OVERRIDE, why))
+    if member is not None:
+        _restrict(values, sources, member)
+    return Limits(tier_title=tier.title, sources=sources, **values)
+
+
+def _restrict(values: dict[str, Any], sources: dict[str, Source], member: Member) -> None:
+    """Apply what a lead lets the member run: a cap only ever lowers."""
+    capped = Source(SourceKind.MEMBER, f"Set for {member.person} by those who manage the allocation.")
     if member.servers_max is not None and member.servers_max < values["servers_per_person"]:
-        values["servers_per_person"], sources["servers_per_person"] = member.servers_max, Source.MEMBER
-    return Limits(
-        tier_title=tier.title,
-        member_cores=member.cores_max,
-        member_gpus=member.gpus_max,
-        sources=sources | {"member_cores": Source.MEMBER, "member_gpus": Source.MEMBER},
-        **values,
-    )
+        values["servers_per_person"] = member.servers_max
+        sources["servers_per_person"] = capped
+    for name, most in (("member_cores", member.cores_max), ("member_gpus", member.gpus_max)):
+        if most is not None:
+            values[name], sources[name] = most, capped
 
 
 def require_usable(allocation: Allocation, now_ms: int) -> None:
@@ -142,12 +164,12 @@ def require_size(limits: Limits, size: Size) -> None:
 def require_room(limits: Limits, size: Size, own: InUse, tree: InUse, *, is_server: bool) -> None:
     """Raise AtOnceLimitError when starting the size would exceed what may run at once."""
     if is_server and own.servers + 1 > limits.servers_per_person:
-        most = limits.servers_per_person
+        most, source = limits.servers_per_person, limits.sources["servers_per_person"].kind
         servers = "one server" if most == 1 else f"{most} servers"
-        whose = "A lead of this allocation" if limits.sources["servers_per_person"] is Source.MEMBER else "Your limit"
+        whose = "A lead of this allocation" if source is SourceKind.MEMBER else "Your limit"
         raise AtOnceLimitError(
             f"{whose} lets you run {servers} at once, and you have as many."
-            if limits.sources["servers_per_person"] is not Source.POLICY
+            if source is not SourceKind.POLICY
             else f"The {limits.tier_title} tier lets each person run {servers} at once, and you have as many.",
             "Stop a server first.",
             "/hub/home",

@@ -183,11 +183,6 @@ class LeaseService:
                 raise _no_lease(lease_id)
             return self._view(connection, lease)
 
-    def list_of(self, person: str, limit: int = 100) -> list[LeaseView]:
-        """Return a person's leases, newest first."""
-        with self.database.read() as connection:
-            return self.views(connection, self.leases.of_person(connection, person, limit))
-
     def views(self, connection: Connection, leases: Sequence[Lease]) -> list[LeaseView]:
         """Show leases with their names and amounts."""
         amounts = self.leases.amounts(connection, [lease.id for lease in leases])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, case, exists, func, insert, select, update
+from sqlalchemy import bindparam, case, exists, func, insert, select, tuple_, update
 
 from allocations.db import schema
 from allocations.leases.models import Hold, Lease, LeaseKind, LeaseState
@@ -186,14 +186,23 @@ class LeaseStore:
         )
         return [_lease(row) for row in connection.execute(query)]
 
-    def of_person(self, connection: Connection, person: str, limit: int) -> list[Lease]:
-        """Return a person's leases, newest first."""
-        query = (
-            select(schema.leases)
-            .where(schema.leases.c.person == person)
-            .order_by(schema.leases.c.acquired_at_ms.desc())
-            .limit(limit)
-        )
+    def page_of_person(
+        self,
+        connection: Connection,
+        person: str,
+        limit: int,
+        *,
+        before: Lease | None = None,
+        **filters: str | None,
+    ) -> list[Lease]:
+        """Return a person's leases, newest first, after `before`; filters are columns and the values they must have."""
+        query = select(schema.leases).where(_C.person == person)
+        for column, value in filters.items():
+            if value is not None:
+                query = query.where(_C[column] == value)
+        if before is not None:
+            query = query.where(tuple_(_C.acquired_at_ms, _C.id) < (before.acquired_at_ms, before.id))
+        query = query.order_by(_C.acquired_at_ms.desc(), _C.id.desc()).limit(limit)
         return [_lease(row) for row in connection.execute(query)]
 
     def amounts(self, connection: Connection, lease_ids: Iterable[str]) -> dict[str, tuple[int, int]]:

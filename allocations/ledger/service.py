@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, bindparam, insert, select, update
 
-from allocations.db.schema import allocations, balances, journal
+from allocations.db.schema import allocations, balances, journal, paths_of
 from allocations.errors import InsufficientBalanceError, UnknownAllocationError
 from allocations.ledger.models import Account, Balance, Unit
 
@@ -49,10 +49,11 @@ _CHANGE_LIMIT = update(balances).where(_HERE).values(limit_amount=balances.c.lim
 _UNITS = select(balances.c.allocation_id, balances.c.unit).where(
     balances.c.allocation_id.in_(bindparam("nodes", expanding=True))
 )
+_UP = paths_of(bindparam("nodes", expanding=True))
 _NODES = (
     select(balances)
     .join(allocations, allocations.c.id == balances.c.allocation_id)
-    .where(balances.c.allocation_id.in_(bindparam("nodes", expanding=True)))
+    .where(balances.c.allocation_id.in_(select(_UP.c.id)))
     .order_by(allocations.c.root_id, allocations.c.depth, balances.c.allocation_id, balances.c.unit)
 )
 _LOCK_NODES = _NODES.with_for_update(of=balances)
@@ -95,7 +96,7 @@ class Ledger:
         self._post(connection, _rows(transaction, allocation_id, unit, [(source, target, abs(amount), None)]))
 
     def balances(self, connection: Connection, nodes: Iterable[str], *, lock: bool) -> dict[tuple[str, Unit], Balance]:
-        """Return every balance of whole paths, locked from the root down when asked; trees in the order of their ids.
+        """Return every balance of allocations and of all above them, locked from the root down when asked.
 
         Only those that write lock, and all of them lock in this order, so that none waits for one that waits for it.
         """

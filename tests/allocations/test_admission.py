@@ -22,7 +22,7 @@ from allocations.errors import (
 from allocations.leases.admission import Asked
 from allocations.leases.batching import Batching
 from allocations.leases.models import LeaseKind
-from allocations.leases.rules import Source, effective_limits
+from allocations.leases.rules import SourceKind, effective_limits
 from allocations.leases.views import LeaseView
 from allocations.ledger.models import TransactionKind
 from allocations.lifecycle.authority import Actor
@@ -181,21 +181,21 @@ def test_an_award_comes_before_the_tier_an_override_before_both_and_a_cap_lowers
         return Override("o", kind, subject, OverrideLimits.model_validate(limits), "why", "admin", 0, 1)
 
     limits = effective_limits(policy, [allocation], member, [])
-    assert (limits.cores, limits.sources["cores"]) == (512, Source.POLICY)
+    assert (limits.cores, limits.sources["cores"].kind) == (512, SourceKind.POLICY)
     awarded = replace(allocation, award=Award(at_once=AtOnce(servers_per_person=3, cores=64, gpus=2)))
     limits = effective_limits(policy, [awarded], member, [])
-    assert (limits.cores, limits.gpus, limits.sources["gpus"]) == (64, 2, Source.AWARD)
+    assert (limits.cores, limits.gpus, limits.sources["gpus"].kind) == (64, 2, SourceKind.AWARD)
     overrides = [
         override(OverrideSubject.PERSON, "ann", cores=8),
         override(OverrideSubject.ALLOCATION, root, cores=16, gpus=4),
         override(OverrideSubject.PERSON, "bob", cores=1),
     ]
     limits = effective_limits(policy, [awarded], member, overrides)
-    assert (limits.cores, limits.gpus, limits.sources["cores"]) == (8, 4, Source.OVERRIDE)
+    assert (limits.cores, limits.gpus, limits.sources["cores"].kind) == (8, 4, SourceKind.OVERRIDE)
     limits = effective_limits(policy, [awarded], replace(member, servers_max=1), overrides)
-    assert (limits.servers_per_person, limits.sources["servers_per_person"]) == (1, Source.MEMBER)
+    assert (limits.servers_per_person, limits.sources["servers_per_person"].kind) == (1, SourceKind.MEMBER)
     limits = effective_limits(policy, [awarded], replace(member, servers_max=9), overrides)
-    assert (limits.servers_per_person, limits.sources["servers_per_person"]) == (3, Source.AWARD)
+    assert (limits.servers_per_person, limits.sources["servers_per_person"].kind) == (3, SourceKind.AWARD)
 
 
 def test_a_lead_caps_what_a_member_runs_at_once(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -194,3 +195,72 @@ def test_a_job_is_held_by_resources_and_its_maximum_time(client: TestClient, ben
     assert call(client, "spawner", "POST", "/leases", body | {"max_seconds": None}, key="k3").status_code == 422
     gpu = body | {"resources": {"cores": 1, "memory_gib": 3, "gpus": 1}}
     assert call(client, "spawner", "POST", "/leases", gpu, key="k4").status_code == 422
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"\ud800": 1}',
+        rb'{"parameters": {"a": NaN}, REST}',
+        rb'{"parameters": {"a": 1e999}, REST}',
+        rb'{"parameters": {"a": "\ud800"}, REST}',
+        b'{"a": "\xff"}',
+        b"[" * 100_000,
+    ],
+)
+def test_what_json_can_spell_and_nothing_can_answer_is_refused(client: TestClient, bench: Bench, body: bytes) -> None:
+    rest = '"allocation": "%s", "size": "small", "name": "a.ipynb", "notebook": {"nbformat": 4, "cells": []}'
+    body = body.replace(b"REST", (rest % bench.accept("ann")).encode())
+    headers = {"Authorization": "Bearer ann", "Idempotency-Key": "k", "Content-Type": "application/json"}
+    response = client.post(f"{API}/runs", headers=headers, content=body)
+    assert response.status_code in {400, 422}, response.text
+    assert response.headers["content-type"] == "application/problem+json"
+    assert client.get(f"{API}/runs", headers=headers).json() == {"runs": []}
+
+
+def test_leases_are_filtered_paged_and_seen_by_those_who_manage(client: TestClient, bench: Bench) -> None:
+    root = bench.consortium()
+    entry = bench.accept("ann")
+    bench.services.members.add(Actor("lead"), root, "ann", MemberRole.MEMBER)
+    made = []
+    for allocation in (entry, root, root):
+        made.append(bench.acquire(allocation).id)
+        bench.services.leases.void(made[-1])
+    made.append(bench.acquire(root).id)
+
+    def ids(query: str) -> tuple[list[str], str | None]:
+        page = call(client, "ann", "GET", f"/leases?{query}").json()
+        return [lease["id"] for lease in page["leases"]], page["next_before"]
+
+    newest_first = sorted(made, reverse=True)  # all at one time: the ids decide
+    first, following = ids("limit=3")
+    assert (first, following) == (newest_first[:3], newest_first[2])
+    assert ids(f"limit=3&before={following}") == (newest_first[3:], None)
+    assert ids("state=open") == (made[3:], None)
+    assert ids(f"allocation={entry}") == (made[:1], None)
+    assert ids("kind=batch") == ([], None)
+    assert call(client, "lead", "GET", f"/leases/{made[3]}").status_code == 200
+    assert call(client, "lead", "GET", f"/leases/{made[0]}").status_code == 404, "it is of ann's own allocation"
+    assert call(client, "bob", "GET", f"/leases?before={made[0]}").status_code == 404
+
+
+def test_an_allocation_tells_its_balances_in_every_unit_and_how_fast_it_burns(client: TestClient, bench: Bench) -> None:
+    root = bench.consortium(credits=2)
+    divide = {"name": "Group", "microcredits": 1_000_000, "lead": "lead"}
+    child = call(client, "lead", "POST", f"/allocations/{root}/suballocations", divide).json()["allocation"]["id"]
+    lease = bench.acquire(child, "lead").id
+    bench.services.leases.start(lease, None)
+    bench.clock.pass_seconds(600)
+    charged = bench.services.leases.settle(lease, None).charged_microcredits
+    bench.clock.pass_seconds(86_400)
+    seen = call(client, "lead", "GET", f"/allocations/{root}").json()
+    left = 2_000_000 - charged
+    assert seen["balances"] == [
+        {"unit": "credits", "limit": 2_000_000, "held": 0, "posted": charged, "available": left}
+    ]
+    assert seen["burn_down"]["days"] == [
+        {"day": "2027-01-15", "charged_microcredits": charged, "left_microcredits": left},
+        {"day": "2027-01-16", "charged_microcredits": 0, "left_microcredits": left},
+    ]
+    ahead = date.fromisoformat(seen["burn_down"]["projected_end"]) - date(2027, 1, 16)
+    assert ahead.days == left * 2 // charged

@@ -1,5 +1,5 @@
 """Version 1 of the API, under `/services/allocations/api/v1`."""
 
-from allocations.api.v1 import allocations, health, leases, requests, runs
+from allocations.api.v1 import allocations, health, leases, quotas, requests, runs
 
-PARTS = (health, leases, allocations, requests, runs)
+PARTS = (health, leases, allocations, quotas, requests, runs)

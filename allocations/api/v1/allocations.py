@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from allocations.api.v1.common import Administrator, Body, OptionalIdempotencyHeader, Reader, Requester, Wired
+from allocations.api.v1.common import Administrator, Body, OptionalIdempotencyHeader, Reader, Requester, Wired, example
 from allocations.leases.views import AgreementView, View
 from allocations.lifecycle.models import MemberRole
 from allocations.reports import AllocationDetail, AllocationView, AuditEntryView
@@ -25,6 +25,8 @@ class AllocationList(View):
 class DivideBody(Body):
     """A sub-allocation: guaranteed shares stay within the parent, capped ones may be overcommitted."""
 
+    model_config = example(name="Lensing group", microcredits=500_000_000, guaranteed=True, lead="bob")
+
     name: str
     microcredits: Microcredits
     guaranteed: bool = True
@@ -34,11 +36,15 @@ class DivideBody(Body):
 class ShareBody(Body):
     """A sub-allocation's new limit."""
 
+    model_config = example(microcredits=750_000_000)
+
     microcredits: Microcredits
 
 
 class MemberBody(Body):
     """A person and the role."""
+
+    model_config = example(person="bob", role="manager")
 
     person: str
     role: MemberRole = MemberRole.MEMBER
@@ -46,6 +52,8 @@ class MemberBody(Body):
 
 class AcceptBody(Body):
     """The version that was read."""
+
+    model_config = example(version="2026-07-01")
 
     version: str
 
@@ -98,6 +106,7 @@ def divide(
     idempotency_key: OptionalIdempotencyHeader = None,
 ) -> AllocationDetail:
     """Open a sub-allocation; leads and managers only."""
+    services.reports.require_visible(caller.actor, allocation_id)
     child = services.tree.divide(
         caller.actor,
         allocation_id,
@@ -113,6 +122,7 @@ def divide(
 @router.patch("/allocations/{allocation_id}")
 def change_share(allocation_id: str, body: ShareBody, services: Wired, caller: Requester) -> AllocationDetail:
     """Set a sub-allocation's limit; leads and managers of its parent only."""
+    services.reports.require_visible(caller.actor, allocation_id)
     services.tree.change_share(caller.actor, allocation_id, body.microcredits)
     return services.reports.allocation(caller.actor, allocation_id)
 
@@ -120,6 +130,7 @@ def change_share(allocation_id: str, body: ShareBody, services: Wired, caller: R
 @router.post("/allocations/{allocation_id}/members", status_code=201)
 def add_member(allocation_id: str, body: MemberBody, services: Wired, caller: Requester) -> AllocationDetail:
     """Add a person, or change a member's role; leads and managers only."""
+    services.reports.require_visible(caller.actor, allocation_id)
     services.members.add(caller.actor, allocation_id, body.person, body.role)
     return services.reports.allocation(caller.actor, allocation_id)
 
@@ -127,6 +138,7 @@ def add_member(allocation_id: str, body: MemberBody, services: Wired, caller: Re
 @router.delete("/allocations/{allocation_id}/members/{person}")
 def remove_member(allocation_id: str, person: str, services: Wired, caller: Requester) -> AllocationDetail:
     """Remove a person; leads and managers only."""
+    services.reports.require_visible(caller.actor, allocation_id)
     services.members.remove(caller.actor, allocation_id, person)
     return services.reports.allocation(caller.actor, allocation_id)
 

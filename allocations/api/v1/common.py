@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Header, Request
 from pydantic import BaseModel, ConfigDict
@@ -17,6 +17,11 @@ class Body(BaseModel):
     """The base of request bodies: unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def example(**fields: Any) -> ConfigDict:
+    """Return the part of a body's model that publishes an example of it."""
+    return ConfigDict(json_schema_extra={"examples": [fields]})
 
 
 def services(request: Request) -> Services:

@@ -27,7 +27,7 @@ class Health(View):
     worker_lag_seconds: float | None
 
 
-@router.get("/health")
+@router.get("/health", responses={503: {"model": Health}})
 def health(services: Wired, response: Response) -> Health:
     """Version, database and worker lag; 503 when the database does not answer."""
     try:

@@ -7,19 +7,20 @@ import logging
 from datetime import datetime
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field, model_validator
 
 from allocations.api.metrics import count_admission
-from allocations.api.v1.common import Body, IdempotencyHeader, LeaseHolder, Reader, Wired, to_ms
+from allocations.api.v1.common import Body, IdempotencyHeader, LeaseHolder, Reader, Wired, example, to_ms
 from allocations.db.idempotency import IdempotencyKey
-from allocations.errors import AllocationsError, NotFoundError
-from allocations.leases.models import LeaseKind, LeaseRequest
+from allocations.errors import AllocationsError
+from allocations.leases.models import LeaseKind, LeaseRequest, LeaseState
 from allocations.leases.views import LeaseView, StartOptions, View
 from allocations.policy.models import Size
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["leases"])
+PAGE_MAX = 500
 RESOURCE_MAX = 10_000
 SECONDS_MAX = 366 * 86_400
 CUSTOM = "custom"
@@ -42,6 +43,8 @@ class ResourcesBody(Body):
 
 class AcquireBody(Body):
     """What a server or a job needs: a size of the policy, or resources of its own; a job also its maximum time."""
+
+    model_config = example(allocation="a-12345678", person="ann", size="small", image="base")
 
     allocation: str
     person: str
@@ -72,11 +75,15 @@ class AcquireBody(Body):
 class StartBody(Body):
     """When the server began to run, if known."""
 
+    model_config = example(started_at="2027-01-15T08:00:00Z")
+
     started_at: datetime | None = None
 
 
 class SettleBody(Body):
     """When the server stopped, if known."""
+
+    model_config = example(ended_at="2027-01-15T09:30:00Z")
 
     ended_at: datetime | None = None
 
@@ -84,13 +91,16 @@ class SettleBody(Body):
 class RenewBody(Body):
     """When the server was last seen running, if not now."""
 
+    model_config = example(seen_at="2027-01-15T08:14:30Z")
+
     seen_at: datetime | None = None
 
 
 class LeaseList(View):
-    """Leases, newest first."""
+    """Leases, newest first; `next_before` continues, None at the end."""
 
     leases: list[LeaseView]
+    next_before: str | None
 
 
 @router.get("/start-options")
@@ -156,15 +166,23 @@ def void(lease_id: str, services: Wired, _caller: LeaseHolder) -> LeaseView:
 
 
 @router.get("/leases")
-def own_leases(services: Wired, caller: Reader) -> LeaseList:
-    """The caller's leases, newest first."""
-    return LeaseList(leases=services.leases.list_of(caller.name))
+def own_leases(
+    services: Wired,
+    caller: Reader,
+    state: LeaseState | None = None,
+    allocation: str | None = None,
+    kind: LeaseKind | None = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 100,
+    before: Annotated[str | None, Query(description="Continue after this lease: the `next_before` of a page")] = None,
+) -> LeaseList:
+    """The caller's leases, newest first, all or those that a filter lets through."""
+    leases = services.reports.leases_of(
+        caller.name, limit, before_id=before, state=state, allocation_id=allocation, kind=kind
+    )
+    return LeaseList(leases=leases, next_before=leases[-1].id if len(leases) == limit else None)
 
 
 @router.get("/leases/{lease_id}")
 def get(lease_id: str, services: Wired, caller: Reader) -> LeaseView:
-    """A lease of the caller's own."""
-    lease = services.leases.get(lease_id)
-    if lease.person != caller.name:
-        raise NotFoundError(f"There is no lease {lease_id!r}.", "Look the lease up in the list of leases.")
-    return lease
+    """A lease of the caller's own, or of an allocation that the caller leads or manages."""
+    return services.reports.lease(caller.actor, lease_id)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from allocations.api.v1.common import Body, OptionalIdempotencyHeader, Reader, Requester, Reviewer, Wired
+from allocations.api.v1.common import Body, OptionalIdempotencyHeader, Reader, Requester, Reviewer, Wired, example
 from allocations.leases.views import View
 from allocations.lifecycle.models import RequestAction
 from allocations.reports import RequestView
@@ -14,6 +14,8 @@ router = APIRouter(tags=["requests"])
 
 class RequestBody(Body):
     """What is asked for; `credits` in whole credits, the tier's own when left out."""
+
+    model_config = example(tier="research", title="Dark stars", justification="We look for them in the first images.")
 
     tier: str
     title: str
@@ -25,17 +27,23 @@ class RequestBody(Body):
 class ProgressBody(Body):
     """A short report, with which the next instalment is asked for."""
 
+    model_config = example(report="Half of the fields are reduced; a paper is in preparation.")
+
     report: str
 
 
 class ActBody(Body):
     """Why: needed to decline or to ask for a revision, kept in the audit log."""
 
+    model_config = example(why="A sound plan for a modest budget.")
+
     why: str = ""
 
 
 class ReviewBody(Body):
     """A reviewer's word; panels score from 1 to 5."""
+
+    model_config = example(comment="Convincing, and well prepared.", score=4)
 
     comment: str
     score: int | None = None
@@ -106,5 +114,6 @@ def review(request_id: str, body: ReviewBody, services: Wired, caller: Reviewer)
 @router.post("/requests/{request_id}/{action}")
 def act(request_id: str, action: RequestAction, body: ActBody, services: Wired, caller: Requester) -> RequestView:
     """Submit, withdraw, send back, approve or decline; the state and the person's part say what may be done."""
+    services.reports.request(caller.actor, request_id)  # another's request looks like one that does not exist
     services.requests.act(caller.actor, request_id, action, body.why)
     return services.reports.request(caller.actor, request_id)

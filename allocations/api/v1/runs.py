@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
-from pydantic import Field
+from fastapi.responses import PlainTextResponse
+from pydantic import AfterValidator, Field
 
 from allocations.api.metrics import count_admission
-from allocations.api.v1.common import Body, IdempotencyHeader, LeaseHolder, Runner, Wired, to_ms
+from allocations.api.v1.common import Body, IdempotencyHeader, LeaseHolder, Runner, Wired, example, to_ms
 from allocations.clock import from_datetime
 from allocations.db.idempotency import IdempotencyKey
+from allocations.errors import NotAMemberError, UnknownAllocationError
 from allocations.leases.views import StartOptions, View
 from allocations.runs.files import LOG, OUTPUT
 from allocations.runs.models import Outcome, RunError, RunView
@@ -20,22 +23,44 @@ from allocations.runs.service import Finish, Submission
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["runs"])
+NOTEBOOK = "application/x-ipynb+json"
+NOTEBOOK_SHAPE = {"type": "object", "description": "A notebook of format 4"}
+# As large as the database's columns hold; far more cells or attempts than any run has.
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+Attempt = Annotated[int, Field(ge=1, lt=2**31)]
+
+
+def require_answerable(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Return the parameters; ValueError when they hold what every later answer would fail to spell as JSON in UTF-8."""
+    json.dumps(parameters, allow_nan=False, ensure_ascii=False).encode()
+    return parameters
 
 
 class SubmitBody(Body):
     """A notebook (parsed .ipynb), its parameters, and what it may use."""
+
+    model_config = example(
+        allocation="a-12345678",
+        size="small",
+        name="stack.ipynb",
+        notebook={"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []},
+        parameters={"field": "m31"},
+        max_seconds=3600,
+    )
 
     allocation: str
     size: str
     image: str | None = None
     name: str
     notebook: dict[str, Any]
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: Annotated[dict[str, Any], AfterValidator(require_answerable)] = Field(default_factory=dict)
     max_seconds: int | None = None
 
 
 class ClaimBody(Body):
     """Who takes runs, and how many at most."""
+
+    model_config = example(executor="batch-1", limit=10)
 
     executor: str
     limit: Annotated[int, Field(gt=0, le=100)]
@@ -44,17 +69,23 @@ class ClaimBody(Body):
 class ProgressBody(Body):
     """How far an attempt of a run is."""
 
-    attempt: Annotated[int, Field(ge=1)]
+    model_config = example(attempt=1, started_at="2027-01-15T08:00:00Z", cells_done=3, cells_total=12, current_cell=4)
+
+    attempt: Attempt
     started_at: datetime | None = None
-    cells_done: Annotated[int, Field(ge=0)]
-    cells_total: Annotated[int, Field(ge=0)]
-    current_cell: int | None = None
+    cells_done: Count
+    cells_total: Count
+    current_cell: Count | None = None
 
 
 class FinishBody(Body):
     """How an attempt of a run ended."""
 
-    attempt: Annotated[int, Field(ge=1)]
+    model_config = example(
+        attempt=1, outcome="succeeded", started_at="2027-01-15T08:00:00Z", ended_at="2027-01-15T08:20:00Z"
+    )
+
+    attempt: Attempt
     outcome: Outcome
     started_at: datetime | None = None
     ended_at: datetime
@@ -77,19 +108,21 @@ def run_options(services: Wired, caller: Runner) -> StartOptions:
 def submit(body: SubmitBody, services: Wired, caller: Runner, idempotency_key: IdempotencyHeader) -> RunView:
     """Queue a run of a notebook."""
     key = IdempotencyKey.for_request(caller.name, idempotency_key, "run", body.model_dump())
-    run = services.runs.submit(
-        Submission(
-            person=caller.name,
-            allocation=body.allocation,
-            size=body.size,
-            name=body.name,
-            notebook=body.notebook,
-            parameters=body.parameters,
-            image=body.image,
-            max_seconds=body.max_seconds,
-        ),
-        key,
+    submission = Submission(
+        person=caller.name,
+        allocation=body.allocation,
+        size=body.size,
+        name=body.name,
+        notebook=body.notebook,
+        parameters=body.parameters,
+        image=body.image,
+        max_seconds=body.max_seconds,
     )
+    try:
+        run = services.runs.submit(submission, key)
+    except NotAMemberError as error:
+        # Another's allocation looks like one that does not exist.
+        raise UnknownAllocationError(f"There is no allocation {body.allocation!r}.", error.remedy) from error
     log.info("run queued", extra={"person": caller.name, "allocation": run.allocation, "run": run.id})
     return run
 
@@ -158,13 +191,17 @@ def cancel(run_id: str, services: Wired, caller: Runner) -> RunView:
     return services.runs.cancel(caller.name, run_id)
 
 
-@router.get("/runs/{run_id}/output", response_class=Response)
+@router.get(
+    "/runs/{run_id}/output",
+    response_class=Response,
+    responses={200: {"content": {NOTEBOOK: {"schema": NOTEBOOK_SHAPE}}}},
+)
 def output(run_id: str, services: Wired, caller: Runner) -> Response:
     """The executed notebook, as far as it is."""
-    return Response(services.runs.read_file(caller.name, run_id, OUTPUT), media_type="application/x-ipynb+json")
+    return Response(services.runs.read_file(caller.name, run_id, OUTPUT), media_type=NOTEBOOK)
 
 
-@router.get("/runs/{run_id}/log", response_class=Response)
-def read_log(run_id: str, services: Wired, caller: Runner) -> Response:
+@router.get("/runs/{run_id}/log", response_class=PlainTextResponse)
+def read_log(run_id: str, services: Wired, caller: Runner) -> PlainTextResponse:
     """The log, as far as it is."""
-    return Response(services.runs.read_file(caller.name, run_id, LOG), media_type="text/plain; charset=utf-8")
+    return PlainTextResponse(services.runs.read_file(caller.name, run_id, LOG))

@@ -22,14 +22,7 @@ if TYPE_CHECKING:
 
 # Built once: making a statement costs more than running it.
 _GET = select(schema.allocations).where(schema.allocations.c.id == bindparam("node"))
-_UP = (
-    select(schema.allocations.c.id, schema.allocations.c.parent_id)
-    .where(schema.allocations.c.id.in_(bindparam("nodes", expanding=True)))
-    .cte("up", recursive=True)
-)
-_UP = _UP.union(
-    select(schema.allocations.c.id, schema.allocations.c.parent_id).where(schema.allocations.c.id == _UP.c.parent_id)
-)
+_UP = schema.paths_of(bindparam("nodes", expanding=True))
 _WITH_ANCESTORS = select(schema.allocations).where(schema.allocations.c.id.in_(select(_UP.c.id)))
 _MEMBERS_AMONG = select(schema.members).where(
     schema.members.c.allocation_id.in_(bindparam("nodes", expanding=True)),

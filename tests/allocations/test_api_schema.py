@@ -1,0 +1,130 @@
+"""Whatever the published description lets anybody send, the answer is one that it describes."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import schemathesis
+from fastapi.routing import APIRoute
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    negative_data_rejection,
+    response_headers_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+
+from allocations.api.v1 import PARTS
+from allocations.app import PREFIX
+from tests.allocations.test_api import TOKENS, call, client  # noqa: F401  # a fixture
+
+if TYPE_CHECKING:
+    from fastapi.testclient import TestClient
+
+    from tests.allocations.conftest import Bench
+
+ROLES = ("nobody", "ann", "rev", "admin", "spawner")
+CHECKS = (
+    not_a_server_error,
+    status_code_conformance,
+    content_type_conformance,
+    response_headers_conformance,
+    response_schema_conformance,
+    negative_data_rejection,
+)
+NOTEBOOK = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
+
+
+def real_ids(client: TestClient, bench: Bench) -> dict[str, list[str]]:  # noqa: F811  # as above
+    """Put something of everything there, and return ids by the name of the parameter or field that takes them."""
+    entry = bench.accept("ann")
+    root = bench.consortium("ann")
+    lease = bench.acquire(entry).id
+    word = {"tier": "research", "title": "Dark stars", "justification": "We look for them."}
+    request = call(client, "ann", "POST", "/requests", word).json()["id"]
+    batch = {"allocation": root, "size": "small", "name": "a.ipynb", "notebook": NOTEBOOK}
+    run = call(client, "ann", "POST", "/runs", batch, key="r").json()["id"]
+    return {
+        "allocation_id": [entry, root],
+        "allocation": [entry, root],
+        "lease_id": [lease],
+        "request_id": [request],
+        "run_id": [run],
+        "person": ["ann", "bob"],
+        "lead": ["bob"],
+        "tier": ["research", "consortium"],
+        "size": ["small"],
+    }
+
+
+def aim(case: Any, ids: dict[str, list[str]], pick: int) -> None:
+    """Put real ids in the place of invented ones: what is only looked up in vain is hardly tried."""
+    for values in (case.path_parameters, case.query, case.body):
+        if isinstance(values, dict):
+            for name in values.keys() & ids.keys():
+                values[name] = ids[name][pick % len(ids[name])]
+
+
+def drive(client: TestClient, bench: Bench, role: str, examples: int) -> int:  # noqa: F811  # as above
+    """Send generated requests to every operation as somebody; return how many were sent."""
+    ids = real_ids(client, bench)
+    schema = schemathesis.openapi.from_asgi(f"{PREFIX}/api/openapi.json", client.app)
+    sent = 0
+    for found in schema.get_all_operations():
+        assert isinstance(found, Ok), "the description can be read"
+        operation = found.ok()
+
+        @given(case=operation.as_strategy(), is_aimed=st.integers(0, 3), pick=st.integers(0, 1))
+        @settings(
+            max_examples=examples,
+            derandomize=True,
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        def conforms(case: Any, is_aimed: int, pick: int) -> None:
+            nonlocal sent
+            if is_aimed:
+                aim(case, ids, pick)
+            headers = {} if role == "nobody" else {"Authorization": f"Bearer {role}"}
+            case.call_and_validate(headers=headers, checks=CHECKS)
+            sent += 1
+
+        conforms()
+    bench.assert_clean()
+    return sent
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_answer_is_one_that_is_published(client: TestClient, bench: Bench, role: str) -> None:  # noqa: F811
+    assert drive(client, bench, role, examples=4) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("role", ROLES)
+def test_every_answer_to_many_more_requests_is_published(client: TestClient, bench: Bench, role: str) -> None:  # noqa: F811
+    assert drive(client, bench, role, examples=40) > 1000
+
+
+def test_every_body_has_an_example_that_it_takes(client: TestClient) -> None:  # noqa: F811
+    bodies: list[Any] = [
+        route.body_field.field_info.annotation
+        for part in PARTS
+        for route in part.router.routes
+        if isinstance(route, APIRoute) and route.body_field is not None
+    ]
+    published = client.get(f"{PREFIX}/api/openapi.json").json()["components"]["schemas"]
+    assert len(bodies) >= 15
+    for body in bodies:
+        examples = body.model_json_schema()["examples"]
+        assert examples, body.__name__
+        for one in examples:
+            body.model_validate_json(json.dumps(one))
+    for name in ("AcquireBody", "DivideBody", "SubmitBody"):
+        assert published[name]["examples"], name
