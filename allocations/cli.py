@@ -17,8 +17,9 @@ from allocations import __version__
 from allocations.db.database import Database
 from allocations.db.migrate import revision_of, upgrade
 from allocations.errors import AllocationsError
-from allocations.ledger.audit import Invariant, audit_ledger
+from allocations.ledger.audit import audit_ledger
 from allocations.ledger.explain import explain
+from allocations.ledger.invariants import Invariant
 from allocations.ledger.telling import tell
 from allocations.policy.loader import load_policy, policy_schema
 from allocations.settings import ROOT
@@ -178,9 +179,13 @@ def ledger_audit(database: str | None, state: Path, as_json: bool) -> None:
         )
     else:
         broken = {one.invariant for one in report.violations}
-        table = Table("Invariant", "")
+        table = Table("", "Invariant", "")
         for invariant in Invariant:
-            table.add_row(invariant.value, "[red]broken[/]" if invariant in broken else "[green]holds[/]")
+            table.add_row(
+                str(invariant.number),
+                invariant.sentence,
+                "[red]broken[/]" if invariant in broken else "[green]holds[/]",
+            )
         out.print(table)
         out.print(f"{report.journal_entries} journal entries, {report.allocations} allocations, {report.leases} leases")
         for one in report.violations[:1]:
