@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +17,18 @@ from allocations import __version__
 from allocations.db.database import Database
 from allocations.db.migrate import revision_of, upgrade
 from allocations.errors import AllocationsError
-from allocations.ledger.audit import Invariant, audit_ledger
+from allocations.ledger.audit import audit_ledger
+from allocations.ledger.explain import explain
+from allocations.ledger.invariants import Invariant
+from allocations.ledger.telling import tell
 from allocations.policy.loader import load_policy, policy_schema
 from allocations.settings import ROOT
 from hub.batch.commands import batch, login
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Connection
 
 DEFAULT_STATE = Path("state")
 out = Console()
@@ -59,6 +66,17 @@ def open_database(database: str | None, state: Path) -> Database:
             raise click.UsageError(f"There is no database in {state}: give --state or --database.")
         database = f"sqlite:///{path}"
     return Database(database)
+
+
+@contextmanager
+def reading(database: str | None, state: Path) -> Iterator[Connection]:
+    """Open an existing database for one reading transaction, and close it."""
+    opened = open_database(database, state)
+    try:
+        with opened.read() as connection:
+            yield connection
+    finally:
+        opened.dispose()
 
 
 @click.group(cls=Commands)
@@ -142,8 +160,7 @@ def ledger() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def ledger_audit(database: str | None, state: Path, as_json: bool) -> None:
     """Rebuild every balance from the journal and check each invariant; exit status 1 on a difference."""
-    opened = open_database(database, state)
-    with opened.read() as connection:
+    with reading(database, state) as connection:
         report = audit_ledger(connection)
     if as_json:
         click.echo(
@@ -162,14 +179,39 @@ def ledger_audit(database: str | None, state: Path, as_json: bool) -> None:
         )
     else:
         broken = {one.invariant for one in report.violations}
-        table = Table("Invariant", "")
+        table = Table("", "Invariant", "")
         for invariant in Invariant:
-            table.add_row(invariant.value, "[red]broken[/]" if invariant in broken else "[green]holds[/]")
+            table.add_row(
+                str(invariant.number),
+                invariant.sentence,
+                "[red]broken[/]" if invariant in broken else "[green]holds[/]",
+            )
         out.print(table)
         out.print(f"{report.journal_entries} journal entries, {report.allocations} allocations, {report.leases} leases")
         for one in report.violations[:1]:
             out.print(f"[red]First difference[/]: {one.invariant.name}: {one.subject}: {one.detail}", highlight=False)
     sys.exit(1 if report.violations else 0)
+
+
+@ledger.command("explain")
+@click.argument("of_id", metavar="LEASE|ALLOCATION")
+@database_option
+@click.option(
+    "--policies",
+    type=click.Path(path_type=Path),
+    default=ROOT / "policies",
+    help="Policy files that the prices are in.",
+)
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def ledger_explain(of_id: str, database: str | None, state: Path, policies: Path, as_json: bool) -> None:
+    """Tell the story of a lease's charge or of an allocation's balance; exit status 1 when a sum does not come out."""
+    with reading(database, state) as connection:
+        story = explain(connection, of_id, load_policy(policies))
+    if as_json:
+        click.echo(json.dumps(asdict(story)))
+    else:
+        tell(out, story)
+    sys.exit(0 if all(check.holds for check in story.checks) else 1)
 
 
 @main.group()
