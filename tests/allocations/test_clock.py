@@ -130,3 +130,14 @@ def test_an_end_before_the_start_charges_nothing(bench: Bench) -> None:
     settled = bench.services.leases.settle(lease.id, bench.clock.at_ms - HOUR_MS)
     assert (settled.charged_microcredits, settled.ended_at) == (0, settled.started_at)
     bench.assert_clean()
+
+
+def test_a_sighting_older_than_the_last_renewals_charges_nothing_twice(bench: Bench) -> None:
+    lease = bench.acquire(bench.accept("ann"))
+    bench.services.leases.start(lease.id)
+    bench.clock.pass_seconds(850)
+    bench.services.leases.renew(lease.id)
+    bench.clock.pass_seconds(100)
+    bench.services.leases.renew(lease.id, bench.clock.at_ms - 600_000)
+    assert bench.services.leases.settle(lease.id).charged_microcredits == SMALL * 950
+    bench.assert_clean()
