@@ -255,6 +255,8 @@ class LeaseService:
         self.ledger.lock(connection, path)
         holds = self.leases.open_holds(connection, lease.id)
         held_to = min(hold.to_second for hold in holds)
+        # A sighting older than the last renewal's ends nothing before it: those seconds are charged already.
+        ran = max(ran, *(hold.from_second for hold in holds))
         begin = min(ran, held_to)
         reach = wanted_second
         for hold in holds:
