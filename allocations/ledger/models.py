@@ -34,6 +34,8 @@ class TransactionKind(StrEnum):
     REFUND = "refund"
     VOID = "void"
     EXPIRE = "expire"
+    MOVE = "move"
+    CLOSE = "close"
 
 
 @dataclass(frozen=True, slots=True)
