@@ -20,6 +20,7 @@ from allocations.lifecycle.requests import RequestService
 from allocations.lifecycle.stores.agreements import AgreementStore
 from allocations.lifecycle.stores.allocations import AllocationStore
 from allocations.lifecycle.stores.audit import AuditStore
+from allocations.lifecycle.stores.invitations import InvitationStore
 from allocations.lifecycle.stores.requests import RequestStore
 from allocations.lifecycle.tree import TreeService
 from allocations.outbox import Outbox
@@ -69,7 +70,7 @@ def make_services(
     ledger = Ledger()
     allocations, agreements, audit = AllocationStore(), AgreementStore(), AuditStore()
     requests, lease_store, runs = RequestStore(), LeaseStore(), RunStore()
-    outbox = Outbox()
+    invitations, outbox = InvitationStore(), Outbox()
     authority = Authority(
         clock=clock, policy=policy, ledger=ledger, allocations=allocations, audit=audit, outbox=outbox
     )
@@ -91,6 +92,16 @@ def make_services(
         leases=lease_store,
         allocations=allocations,
         agreements=agreements,
+    )
+    members = MemberService(
+        database=database,
+        clock=clock,
+        new_id=new_id,
+        policy=policy,
+        ledger=ledger,
+        allocations=allocations,
+        invitations=invitations,
+        authority=authority,
     )
     return Services(
         database=database,
@@ -117,9 +128,7 @@ def make_services(
             lifecycle=lifecycle,
             authority=authority,
         ),
-        members=MemberService(
-            database=database, clock=clock, policy=policy, allocations=allocations, authority=authority
-        ),
+        members=members,
         tree=TreeService(
             database=database,
             clock=clock,
@@ -127,7 +136,8 @@ def make_services(
             policy=policy,
             ledger=ledger,
             allocations=allocations,
-            lifecycle=lifecycle,
+            invitations=invitations,
+            members=members,
             authority=authority,
         ),
         requests=RequestService(

@@ -35,9 +35,10 @@ if TYPE_CHECKING:
     from allocations.ids import IdFactory
     from allocations.ledger.models import Balance
     from allocations.ledger.service import Ledger
-    from allocations.lifecycle.allocations import AllocationService
     from allocations.lifecycle.authority import Actor, Authority
+    from allocations.lifecycle.members import MemberService
     from allocations.lifecycle.stores.allocations import AllocationStore
+    from allocations.lifecycle.stores.invitations import InvitationStore
     from allocations.policy.models import Policy
 
 NAME_LENGTH_MAX = 80
@@ -57,7 +58,8 @@ class TreeService:
     policy: Policy
     ledger: Ledger
     allocations: AllocationStore
-    lifecycle: AllocationService
+    invitations: InvitationStore
+    members: MemberService
     authority: Authority
 
     @answered_once
@@ -128,7 +130,7 @@ class TreeService:
             for unit, amount in limits.items():
                 self.ledger.open_account(connection, child.id, unit)
                 self.ledger.change_limit(connection, granted, child.id, unit, amount)
-            self.allocations.add_member(connection, Member(child.id, lead, MemberRole.LEAD, now_ms))
+            self._appoint(connection, actor, child, lead)
             self.authority.record(
                 connection,
                 actor.name,
@@ -238,7 +240,7 @@ class TreeService:
             child = self.authority.find(connection, child_id)
             parent = self._managed_parent(connection, actor, child)
             self.ledger.lock(connection, [parent.id])
-            subtree = self._lock_subtree(connection, child)
+            subtree = self.authority.lock_subtree(connection, child)
             self._open(connection, child_id)
             closed = self._transaction(actor, TransactionKind.CLOSE, "closed")
             told: dict[str, Notice] = {}
@@ -253,11 +255,21 @@ class TreeService:
                 for member in self.allocations.members(connection, [node.id]):
                     details = {"name": node.name, "by": actor.name, "why": why}
                     told.setdefault(member.person, Notice(member.person, NoticeKind.CLOSED, node.id, details=details))
+            self.invitations.revoke_all(connection, [node.id for node in subtree], self.clock.now_ms())
             self.authority.tell(connection, *told.values())
             if key:
                 key.remember(connection, "closed", self.clock.now_ms())
 
     # ------------------------------------------------------------------ inside
+
+    def _appoint(self, connection: Connection, actor: Actor, child: Allocation, lead: str) -> None:
+        """Make a person the lead who belongs here already; invite anybody else and let the actor lead until then."""
+        above = self.ledger.path(connection, child.id)[:-1]
+        belongs = lead == actor.name or bool(self.allocations.roles_along(connection, above, lead))
+        at_once = lead if belongs else actor.name
+        self.allocations.add_member(connection, Member(child.id, at_once, MemberRole.LEAD, child.created_at_ms))
+        if not belongs:
+            self.members.offer(connection, actor, child, lead, MemberRole.LEAD)
 
     def _managed_parent(self, connection: Connection, actor: Actor, child: Allocation) -> Allocation:
         """Return the parent to those who manage it; NotAllowedError for a whole allocation, which has none."""
@@ -273,20 +285,6 @@ class TreeService:
         if allocation.state is AllocationState.CLOSED:
             raise TransitionError(f"“{allocation.name}” is closed.", "Divide the allocation above it anew.")
         return allocation
-
-    def _lock_subtree(self, connection: Connection, top: Allocation) -> list[Allocation]:
-        """Lock a subtree's balances from the top down and return its allocations.
-
-        A division of a node, which could add to the subtree meanwhile, waits for that node's balance: its children
-        are therefore read after it is locked.
-        """
-        found, level = [], [top]
-        while level:
-            self.ledger.lock(connection, [node.id for node in level])
-            found += [self.authority.find(connection, node.id) for node in level]
-            below = [child for node in level for child in self.allocations.children(connection, node.id)]
-            level = sorted(below, key=lambda child: child.id)
-        return found
 
     def _free_what_is_unused(
         self, connection: Connection, transaction: Transaction, allocation_id: str
