@@ -16,11 +16,13 @@ from allocations.lifecycle.agreements import AgreementService
 from allocations.lifecycle.allocations import AllocationService
 from allocations.lifecycle.authority import Authority
 from allocations.lifecycle.members import MemberService
+from allocations.lifecycle.overrides import OverrideService
 from allocations.lifecycle.requests import RequestService
 from allocations.lifecycle.stores.agreements import AgreementStore
 from allocations.lifecycle.stores.allocations import AllocationStore
 from allocations.lifecycle.stores.audit import AuditStore
 from allocations.lifecycle.stores.invitations import InvitationStore
+from allocations.lifecycle.stores.overrides import OverrideStore
 from allocations.lifecycle.stores.requests import RequestStore
 from allocations.lifecycle.tree import TreeService
 from allocations.outbox import Outbox
@@ -53,6 +55,7 @@ class Services:
     agreements: AgreementService
     members: MemberService
     tree: TreeService
+    overrides: OverrideService
     requests: RequestService
     runs: RunService
     reports: ReportService
@@ -138,6 +141,14 @@ def make_services(
             allocations=allocations,
             invitations=invitations,
             members=members,
+            authority=authority,
+        ),
+        overrides=OverrideService(
+            database=database,
+            clock=clock,
+            new_id=new_id,
+            allocations=allocations,
+            overrides=OverrideStore(),
             authority=authority,
         ),
         requests=RequestService(
