@@ -17,12 +17,14 @@ from allocations.lifecycle.allocations import AllocationService
 from allocations.lifecycle.authority import Authority
 from allocations.lifecycle.members import MemberService
 from allocations.lifecycle.overrides import OverrideService
+from allocations.lifecycle.publications import PublicationService
 from allocations.lifecycle.requests import RequestService
 from allocations.lifecycle.stores.agreements import AgreementStore
 from allocations.lifecycle.stores.allocations import AllocationStore
 from allocations.lifecycle.stores.audit import AuditStore
 from allocations.lifecycle.stores.invitations import InvitationStore
 from allocations.lifecycle.stores.overrides import OverrideStore
+from allocations.lifecycle.stores.publications import PublicationStore
 from allocations.lifecycle.stores.requests import RequestStore
 from allocations.lifecycle.tree import TreeService
 from allocations.outbox import Outbox
@@ -56,6 +58,7 @@ class Services:
     members: MemberService
     tree: TreeService
     overrides: OverrideService
+    publications: PublicationService
     requests: RequestService
     runs: RunService
     reports: ReportService
@@ -149,6 +152,15 @@ def make_services(
             new_id=new_id,
             allocations=allocations,
             overrides=OverrideStore(),
+            authority=authority,
+        ),
+        publications=PublicationService(
+            database=database,
+            clock=clock,
+            new_id=new_id,
+            ledger=ledger,
+            allocations=allocations,
+            publications=PublicationStore(),
             authority=authority,
         ),
         requests=RequestService(

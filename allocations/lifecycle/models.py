@@ -147,6 +147,18 @@ class Invitation:
     answered_at_ms: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A publication by its DOI or its bibcode."""
+
+    id: str
+    doi: str | None
+    bibcode: str | None
+    title: str
+    added_by: str
+    created_at_ms: int
+
+
 class RequestState(StrEnum):
     """Where a request is on its way to a decision."""
 
