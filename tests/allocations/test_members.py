@@ -150,3 +150,13 @@ def test_a_closed_allocation_is_not_joined(bench: Bench) -> None:
         bench.services.members.answer(ANN, invitation.id, accept=True)
     with pytest.raises(TransitionError, match="closed"):
         bench.services.members.invite(LEAD, child, "bob", MemberRole.MEMBER)
+
+
+def test_who_is_removed_cannot_come_back_by_an_older_invitation(bench: Bench) -> None:
+    root = bench.consortium()
+    join(bench, root, "ann")
+    child = bench.services.tree.divide(LEAD, root, name="G", microcredits=CREDIT, guaranteed=True, lead="lead")
+    invitation = bench.services.members.invite(LEAD, child, "ann", MemberRole.MEMBER)
+    bench.services.members.remove(LEAD, root, "ann")
+    with pytest.raises(TransitionError, match="revoked"):
+        bench.services.members.answer(ANN, invitation.id, accept=True)
