@@ -19,11 +19,15 @@ from allocations.lifecycle.agreements import AgreementService
 from allocations.lifecycle.allocations import AllocationService
 from allocations.lifecycle.authority import Authority
 from allocations.lifecycle.members import MemberService
+from allocations.lifecycle.overrides import OverrideService
+from allocations.lifecycle.publications import PublicationService
 from allocations.lifecycle.requests import RequestService
 from allocations.lifecycle.stores.agreements import AgreementStore
 from allocations.lifecycle.stores.allocations import AllocationStore
 from allocations.lifecycle.stores.audit import AuditStore
+from allocations.lifecycle.stores.invitations import InvitationStore
 from allocations.lifecycle.stores.overrides import OverrideStore
+from allocations.lifecycle.stores.publications import PublicationStore
 from allocations.lifecycle.stores.requests import RequestStore
 from allocations.lifecycle.tree import TreeService
 from allocations.outbox import Outbox
@@ -57,6 +61,8 @@ class Services:
     agreements: AgreementService
     members: MemberService
     tree: TreeService
+    overrides: OverrideService
+    publications: PublicationService
     requests: RequestService
     runs: RunService
     reports: ReportService
@@ -74,7 +80,7 @@ def make_services(
     ledger = Ledger()
     allocations, agreements, audit = AllocationStore(), AgreementStore(), AuditStore()
     requests, lease_store, runs = RequestStore(), LeaseStore(), RunStore()
-    outbox = Outbox()
+    invitations, outbox = InvitationStore(), Outbox()
     authority = Authority(
         clock=clock, policy=policy, ledger=ledger, allocations=allocations, audit=audit, outbox=outbox
     )
@@ -109,6 +115,16 @@ def make_services(
         admission=admission,
         queue=AdmissionQueue(database, admission, allocations),
     )
+    members = MemberService(
+        database=database,
+        clock=clock,
+        new_id=new_id,
+        policy=policy,
+        ledger=ledger,
+        allocations=allocations,
+        invitations=invitations,
+        authority=authority,
+    )
     return Services(
         database=database,
         clock=clock,
@@ -132,7 +148,7 @@ def make_services(
             ledger=ledger,
             leases=lease_store,
             allocations=allocations,
-            overrides=OverrideStore(),
+            overrides=overrides,
         ),
         lifecycle=lifecycle,
         agreements=AgreementService(
@@ -144,9 +160,7 @@ def make_services(
             lifecycle=lifecycle,
             authority=authority,
         ),
-        members=MemberService(
-            database=database, clock=clock, policy=policy, allocations=allocations, authority=authority
-        ),
+        members=members,
         tree=TreeService(
             database=database,
             clock=clock,
@@ -154,7 +168,25 @@ def make_services(
             policy=policy,
             ledger=ledger,
             allocations=allocations,
-            lifecycle=lifecycle,
+            invitations=invitations,
+            members=members,
+            authority=authority,
+        ),
+        overrides=OverrideService(
+            database=database,
+            clock=clock,
+            new_id=new_id,
+            allocations=allocations,
+            overrides=overrides,
+            authority=authority,
+        ),
+        publications=PublicationService(
+            database=database,
+            clock=clock,
+            new_id=new_id,
+            ledger=ledger,
+            allocations=allocations,
+            publications=PublicationStore(),
             authority=authority,
         ),
         requests=RequestService(

@@ -38,6 +38,8 @@ class TransactionKind(StrEnum):
     REFUND = "refund"
     VOID = "void"
     EXPIRE = "expire"
+    MOVE = "move"
+    CLOSE = "close"
 
 
 @dataclass(frozen=True, slots=True)

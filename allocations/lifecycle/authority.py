@@ -65,6 +65,20 @@ class Authority:
             return allocation
         raise NotAllowedError(f"Only leads and managers of “{allocation.name}” may do this.", "Ask one of them.")
 
+    def lock_subtree(self, connection: Connection, top: Allocation) -> list[Allocation]:
+        """Lock the balances of an allocation and all below it, from the top down, and return them as they are then.
+
+        A division of a node, which could add to the subtree meanwhile, waits for that node's balance: its children
+        are therefore read after it is locked.
+        """
+        found, level = [], [top]
+        while level:
+            self.ledger.lock(connection, [node.id for node in level])
+            found += [self.find(connection, node.id) for node in level]
+            below = [child for node in level for child in self.allocations.children(connection, node.id)]
+            level = sorted(below, key=lambda child: child.id)
+        return found
+
     def require_admin(self, actor: Actor, why: str) -> None:
         """Raise NotAllowedError unless an administrator acts, InvalidInputError when no reason is given."""
         if not actor.admin:

@@ -1,76 +1,291 @@
-"""The people of an allocation: leads, managers and members."""
+"""The people of an allocation: leads, managers and members, who come by invitation and may leave."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
+from allocations.clock import MS_PER_DAY
 from allocations.errors import (
     InvalidInputError,
     NotAllowedError,
+    NotFoundError,
+    TransitionError,
 )
 from allocations.lifecycle.models import (
+    Allocation,
+    AllocationState,
+    Invitation,
+    InvitationState,
     Member,
     MemberRole,
 )
+from allocations.outbox import Notice, NoticeKind
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from allocations.clock import Clock
     from allocations.db.database import Database
+    from allocations.ids import IdFactory
+    from allocations.ledger.service import Ledger
     from allocations.lifecycle.authority import Actor, Authority
     from allocations.lifecycle.stores.allocations import AllocationStore
+    from allocations.lifecycle.stores.invitations import InvitationStore
     from allocations.policy.models import Policy
 
 PERSON_LENGTH_MAX = 100
+INVITATION_DAYS = 30
+_OVER = frozenset({AllocationState.ARCHIVED, AllocationState.CLOSED})
+Cap = int | None | Literal["keep"]
+"""What a member may run at once: a number, None for as much as everybody, or as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemberService:
-    """Who belongs to an allocation, and in which role."""
+    """Who belongs to an allocation, and in which role.
+
+    Every change of an allocation's people locks its balance first: two changes at the same time could otherwise each
+    count on the lead, or take the place, that the other takes away.
+    """
 
     database: Database
     clock: Clock
+    new_id: IdFactory
     policy: Policy
+    ledger: Ledger
     allocations: AllocationStore
+    invitations: InvitationStore
     authority: Authority
 
-    def add(self, actor: Actor, allocation_id: str, person: str, role: MemberRole) -> None:
-        """Add a person, or change the role of one who is a member already."""
+    def invite(self, actor: Actor, allocation_id: str, person: str, role: MemberRole) -> Invitation:
+        """Offer a person a place for 30 days; while they have not answered, the same again is the same invitation."""
         person = require_person(person)
         with self.database.write() as connection:
-            allocation = self.authority.managed(connection, actor, allocation_id)
-            tier = self.policy.tier(allocation.tier)
-            members = self.allocations.members(connection, [allocation_id])
-            present = {member.person: member.role for member in members}
-            if present.get(person) is MemberRole.LEAD and role is not MemberRole.LEAD:
-                self._require_another_lead(present, person)
-            if person not in present and tier.people_max is not None and len(present) >= tier.people_max:
-                raise NotAllowedError(
-                    f"The {tier.title} tier has room for {tier.people_max} people, and all places are taken.",
-                    "Remove a member first, or request a higher tier.",
-                )
-            if person in present:
-                self.allocations.remove_member(connection, allocation_id, person)
-            self.allocations.add_member(connection, Member(allocation_id, person, role, self.clock.now_ms()))
-            self.authority.record(connection, actor.name, "member.add", allocation_id, person=person, role=role)
+            self.authority.managed(connection, actor, allocation_id)
+            self.ledger.lock(connection, [allocation_id])
+            allocation = self._living(connection, allocation_id)
+            if self.allocations.member(connection, allocation_id, person) is not None:
+                raise InvalidInputError(f"{person} is a member already.", "Change the role instead.")
+            for pending in self.invitations.pending_on(connection, allocation_id, self.clock.now_ms()):
+                if pending.person == person and pending.role is role:
+                    return pending
+                if pending.person == person:
+                    raise InvalidInputError(
+                        f"{person} is invited as a {pending.role} and has not answered.",
+                        "Revoke that invitation first.",
+                    )
+            self._require_place(connection, allocation, person)
+            return self.offer(connection, actor, allocation, person, role)
 
-    def remove(self, actor: Actor, allocation_id: str, person: str) -> None:
-        """Remove a person; a lead only while another is left."""
+    def offer(
+        self, connection: Connection, actor: Actor, allocation: Allocation, person: str, role: MemberRole
+    ) -> Invitation:
+        """Write an invitation and tell the person, as a part of the caller's transaction, which has checked it."""
+        now_ms = self.clock.now_ms()
+        self.invitations.expire(connection, allocation.id, now_ms)
+        invitation = Invitation(
+            id=self.new_id("i"),
+            allocation_id=allocation.id,
+            person=person,
+            role=role,
+            invited_by=actor.name,
+            state=InvitationState.PENDING,
+            created_at_ms=now_ms,
+            ends_at_ms=now_ms + INVITATION_DAYS * MS_PER_DAY,
+        )
+        self.invitations.add(connection, invitation)
+        self.authority.record(connection, actor.name, "member.invite", allocation.id, person=person, role=role)
+        details = {"name": allocation.name, "role": role, "by": actor.name}
+        self.authority.tell(connection, Notice(person, NoticeKind.INVITED, invitation.id, details=details))
+        return invitation
+
+    def answer(self, actor: Actor, invitation_id: str, accept: bool) -> Invitation:
+        """Take or refuse a place; the invited person only, and in time."""
+        with self.database.write() as connection:
+            invitation = self._pending(connection, invitation_id)
+            if invitation.person != actor.name:
+                raise NotAllowedError("This invitation is for somebody else.", "Sign in as the invited person.")
+            allocation = self.authority.find(connection, invitation.allocation_id)
+            now_ms = self.clock.now_ms()
+            if accept:
+                self._living(connection, allocation.id)
+                self.allocations.add_member(connection, Member(allocation.id, actor.name, invitation.role, now_ms))
+                self._relieve(connection, allocation, invitation)
+            state = InvitationState.ACCEPTED if accept else InvitationState.REFUSED
+            self.invitations.end(connection, invitation_id, state, now_ms)
+            self.authority.record(
+                connection, actor.name, "member.answer", allocation.id, role=invitation.role, answer=state
+            )
+            self.authority.tell(
+                connection,
+                Notice(
+                    invitation.invited_by,
+                    NoticeKind.INVITATION_ANSWERED,
+                    invitation.id,
+                    details={"name": allocation.name, "person": actor.name, "answer": state},
+                ),
+            )
+            return replace(invitation, state=state, answered_at_ms=now_ms)
+
+    def revoke(self, actor: Actor, invitation_id: str) -> None:
+        """Withdraw an invitation that has not been answered; leads and managers only."""
+        with self.database.write() as connection:
+            invitation = self._pending(connection, invitation_id)
+            self.authority.managed(connection, actor, invitation.allocation_id)
+            self.invitations.end(connection, invitation_id, InvitationState.REVOKED, self.clock.now_ms())
+            self.authority.record(
+                connection, actor.name, "member.revoke", invitation.allocation_id, person=invitation.person
+            )
+
+    def invitations_of(self, person: str) -> list[Invitation]:
+        """Return what waits for a person's answer, oldest first."""
+        with self.database.read() as connection:
+            return self.invitations.pending_of(connection, person, self.clock.now_ms())
+
+    def invitations_on(self, actor: Actor, allocation_id: str) -> list[Invitation]:
+        """Return an allocation's invitations that wait for an answer, oldest first; leads and managers only."""
+        with self.database.read() as connection:
+            self.authority.managed(connection, actor, allocation_id)
+            return self.invitations.pending_on(connection, allocation_id, self.clock.now_ms())
+
+    def add(self, actor: Actor, allocation_id: str, person: str, role: MemberRole) -> None:
+        """Add a person without asking, or change the role of one who is a member already."""
+        person = require_person(person)
         with self.database.write() as connection:
             self.authority.managed(connection, actor, allocation_id)
-            present = {member.person: member.role for member in self.allocations.members(connection, [allocation_id])}
-            if person not in present:
-                raise InvalidInputError(f"{person} is not a member.", "Choose one of the members.")
-            if present[person] is MemberRole.LEAD:
-                self._require_another_lead(present, person)
-            self.allocations.remove_member(connection, allocation_id, person)
-            self.authority.record(connection, actor.name, "member.remove", allocation_id, person=person)
+            self.ledger.lock(connection, [allocation_id])
+            allocation = self.authority.find(connection, allocation_id)
+            member = self.allocations.member(connection, allocation_id, person)
+            now_ms = self.clock.now_ms()
+            if member is None:
+                self._require_place(connection, allocation, person)
+                self.invitations.revoke_all(connection, [allocation_id], now_ms, person)
+                self.allocations.add_member(connection, Member(allocation_id, person, role, now_ms))
+            else:
+                self._replace(connection, replace(member, role=role))
+            self.authority.record(connection, actor.name, "member.add", allocation_id, person=person, role=role)
+
+    def change(
+        self,
+        actor: Actor,
+        allocation_id: str,
+        person: str,
+        *,
+        role: MemberRole | None = None,
+        servers_max: Cap = "keep",
+        cores_max: Cap = "keep",
+        gpus_max: Cap = "keep",
+    ) -> Member:
+        """Change a member's role, and what the member may run at once; leads and managers only."""
+        asked = {"servers_max": servers_max, "cores_max": cores_max, "gpus_max": gpus_max}
+        caps: dict[str, int | None] = {name: cap for name, cap in asked.items() if cap != "keep"}
+        if any(cap is not None and cap < 0 for cap in caps.values()):
+            raise InvalidInputError("A cap is 0 or more.", "Enter 0 or more, or nothing for no cap.")
+        with self.database.write() as connection:
+            self.authority.managed(connection, actor, allocation_id)
+            self.ledger.lock(connection, [allocation_id])
+            member = self._member(connection, allocation_id, person)
+            changed = replace(member, role=role or member.role, **caps)  # type: ignore[arg-type]
+            self._replace(connection, changed)
+            self.authority.record(
+                connection, actor.name, "member.change", allocation_id, person=person, role=changed.role, caps=caps
+            )
+            return changed
+
+    def remove(self, actor: Actor, allocation_id: str, person: str) -> None:
+        """Remove a person (who may be the actor) from an allocation and all below it, but never the last lead."""
+        with self.database.write() as connection:
+            allocation = self.authority.find(connection, allocation_id)
+            if actor.name != person:
+                self.authority.managed(connection, actor, allocation_id)
+            subtree = self.authority.lock_subtree(connection, allocation)
+            self._member(connection, allocation_id, person)
+            left = []
+            for node in subtree:
+                member = self.allocations.member(connection, node.id, person)
+                if member is not None:
+                    if member.role is MemberRole.LEAD and node.state is not AllocationState.CLOSED:
+                        self._require_another_lead(connection, node, person)
+                    self.allocations.remove_member(connection, node.id, person)
+                    left.append(node.id)
+            now_ms = self.clock.now_ms()
+            self.invitations.revoke_all(connection, [node.id for node in subtree], now_ms, person)
+            for node_id in left:
+                self.authority.record(connection, actor.name, "member.remove", node_id, person=person)
+            details = {"name": allocation.name, "by": actor.name}
+            self.authority.tell(
+                connection, Notice(person, NoticeKind.MEMBER_REMOVED, allocation_id, str(now_ms), details)
+            )
 
     # ------------------------------------------------------------------ inside
 
-    def _require_another_lead(self, present: dict[str, MemberRole], person: str) -> None:
-        if not any(role is MemberRole.LEAD for name, role in present.items() if name != person):
-            raise NotAllowedError("An allocation needs a lead.", "Name another lead first.")
+    def _living(self, connection: Connection, allocation_id: str) -> Allocation:
+        allocation = self.authority.find(connection, allocation_id)
+        if allocation.state in _OVER:
+            raise TransitionError(f"“{allocation.name}” is {allocation.state}.", "Nobody joins it any more.")
+        return allocation
+
+    def _pending(self, connection: Connection, invitation_id: str) -> Invitation:
+        """Return an invitation that waits for an answer, its allocation locked.
+
+        Of an answer and a revocation at the same time, the second waits for the lock and finds it no longer pending.
+        """
+        invitation = self.invitations.get(connection, invitation_id)
+        if invitation is None:
+            raise NotFoundError(f"There is no invitation {invitation_id!r}.", "Ask for a new one.")
+        self.ledger.lock(connection, [invitation.allocation_id])
+        invitation = self.invitations.get(connection, invitation_id)
+        assert invitation is not None, "invitations are never deleted"
+        if invitation.state is not InvitationState.PENDING:
+            raise TransitionError(f"The invitation was {invitation.state} already.", "Nothing was changed.")
+        if invitation.ends_at_ms <= self.clock.now_ms():
+            raise TransitionError("The invitation has expired.", "Ask for a new one.")
+        return invitation
+
+    def _member(self, connection: Connection, allocation_id: str, person: str) -> Member:
+        member = self.allocations.member(connection, allocation_id, person)
+        if member is None:
+            raise InvalidInputError(f"{person} is not a member.", "Choose one of the members.")
+        return member
+
+    def _replace(self, connection: Connection, changed: Member) -> None:
+        before = self._member(connection, changed.allocation_id, changed.person)
+        if before.role is MemberRole.LEAD and changed.role is not MemberRole.LEAD:
+            allocation = self.authority.find(connection, changed.allocation_id)
+            self._require_another_lead(connection, allocation, changed.person)
+        self.allocations.remove_member(connection, changed.allocation_id, changed.person)
+        self.allocations.add_member(connection, changed)
+
+    def _relieve(self, connection: Connection, allocation: Allocation, invitation: Invitation) -> None:
+        """Let the one who divided step back for the lead invited then: the invitation is as old as the allocation."""
+        stands_in = self.allocations.member(connection, allocation.id, invitation.invited_by)
+        if (
+            invitation.role is MemberRole.LEAD
+            and allocation.parent_id is not None
+            and invitation.created_at_ms == allocation.created_at_ms
+            and stands_in is not None
+        ):
+            self.allocations.remove_member(connection, allocation.id, stands_in.person)
+
+    def _require_place(self, connection: Connection, allocation: Allocation, person: str) -> None:
+        """Refuse one more person than the tier has room for; those who are invited have their place."""
+        tier = self.policy.tier(allocation.tier)
+        people = {member.person for member in self.allocations.members(connection, [allocation.id])}
+        invited = self.invitations.pending_on(connection, allocation.id, self.clock.now_ms())
+        people |= {invitation.person for invitation in invited}
+        if tier.people_max is not None and len(people - {person}) >= tier.people_max:
+            raise NotAllowedError(
+                f"The {tier.title} tier has room for {tier.people_max} people, and all places are taken.",
+                "Remove a member or revoke an invitation first, or request a higher tier.",
+            )
+
+    def _require_another_lead(self, connection: Connection, allocation: Allocation, person: str) -> None:
+        members = self.allocations.members(connection, [allocation.id])
+        if not any(member.role is MemberRole.LEAD for member in members if member.person != person):
+            raise NotAllowedError(
+                f"“{allocation.name}” needs a lead, and {person} is the only one.", "Name another lead first."
+            )
 
 
 def require_person(person: str) -> str:

@@ -122,6 +122,43 @@ class Member:
     gpus_max: int | None = None
 
 
+class InvitationState(StrEnum):
+    """Pending, or what became of it."""
+
+    PENDING = "pending"
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """A place in an allocation that is offered to a person until `ends_at_ms`."""
+
+    id: str
+    allocation_id: str
+    person: str
+    role: MemberRole
+    invited_by: str
+    state: InvitationState
+    created_at_ms: int
+    ends_at_ms: int
+    answered_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A publication by its DOI or its bibcode."""
+
+    id: str
+    doi: str | None
+    bibcode: str | None
+    title: str
+    added_by: str
+    created_at_ms: int
+
+
 class RequestState(StrEnum):
     """Where a request is on its way to a decision."""
 

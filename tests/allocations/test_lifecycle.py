@@ -148,6 +148,7 @@ def test_a_repeated_submission_makes_one_request(bench: Bench) -> None:
 
 def test_guaranteed_shares_stay_within_the_parent_and_capped_ones_within_the_ratio(bench: Bench) -> None:
     root = bench.consortium(credits=100)
+    bench.services.members.add(LEAD, root, "bob", MemberRole.MEMBER)
     tree = bench.services.tree
 
     def divide(microcredits: int, *, guaranteed: bool, actor: Actor = LEAD) -> str:

@@ -168,6 +168,8 @@ def test_a_lead_divides_changes_a_share_and_manages_members(site: Site) -> None:
     for _ in range(2):
         done = browser.post(f"{path}/suballocations", child)
         assert done.headers["location"] == f"{PREFIX}{path}?done=divided"
+    (invited,) = site.services.members.invitations_of("ann")
+    site.services.members.answer(Actor("ann"), invited.id, accept=True)
     (node,) = [one for one in site.services.reports.allocations_of("ann") if one.parent == consortium]
     assert node.limit_microcredits == 12_500_000
     assert browser.post(f"{path}/suballocations/{node.id}/share", {"credits": "20"}).status_code == 303
