@@ -270,9 +270,11 @@ class LeaseService:
 
     def _admit(self, connection: Connection, request: LeaseRequest, now_ms: int) -> _Admission:
         agreement = self.policy.agreement
-        if self.agreements.accepted_at_ms(connection, request.person, agreement.version) is None:
+        accepted_at_ms = self.agreements.accepted_at_ms(connection, request.person, agreement.version)
+        if not agreement.is_accepted(accepted_at_ms, now_ms):
             raise AgreementRequiredError(
-                f"The user agreement {agreement.version} has not been accepted yet.",
+                f"The user agreement {agreement.version} has not been accepted "
+                + ("yet." if accepted_at_ms is None else f"for {agreement.valid_days} days."),
                 "Read and accept it first.",
                 AGREEMENT_URL,
             )

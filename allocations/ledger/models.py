@@ -34,6 +34,8 @@ class TransactionKind(StrEnum):
     REFUND = "refund"
     VOID = "void"
     EXPIRE = "expire"
+    LAPSE = "lapse"
+    RENEWAL = "renewal"
 
 
 @dataclass(frozen=True, slots=True)

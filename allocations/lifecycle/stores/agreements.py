@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import and_, bindparam, delete, insert, select
 
 from allocations.db import schema
 
@@ -23,8 +23,16 @@ class AgreementStore:
         """Return when the person accepted the version, or None."""
         return connection.execute(_ACCEPTED, {"of_person": person, "of_version": version}).scalar_one_or_none()
 
-    def add(self, connection: Connection, person: str, version: str, accepted_at_ms: int) -> None:
-        """Record an acceptance."""
+    def put(self, connection: Connection, person: str, version: str, accepted_at_ms: int) -> None:
+        """Record an acceptance, in place of an earlier one of the same version."""
+        mine = and_(schema.agreements.c.person == person, schema.agreements.c.version == version)
+        connection.execute(delete(schema.agreements).where(mine))
         connection.execute(
             insert(schema.agreements).values(person=person, version=version, accepted_at_ms=accepted_at_ms)
         )
+
+    def see(self, connection: Connection, person: str, seen_at_ms: int) -> None:
+        """Note that a person is here; the first time counts."""
+        known = select(schema.people.c.name).where(schema.people.c.name == person)
+        if connection.execute(known).first() is None:
+            connection.execute(insert(schema.people).values(name=person, first_seen_at_ms=seen_at_ms))
