@@ -128,7 +128,7 @@ class OurSide:
         version, now_ms = services.policy.agreement.version, self._clock.now_ms()
         with self.database.write() as connection:
             for person in self.people:
-                AgreementStore().add(connection, person, version, now_ms)
+                AgreementStore().put(connection, person, version, now_ms)
             roots = [
                 services.lifecycle.open(connection, tier, f"Root {number}", lead="lead", actor="a", credits=CREDITS).id
                 for number in range(THREADS)

@@ -81,7 +81,7 @@ class _View:
     prices: PriceList
     nodes: Mapping[str, Allocation]
     members: Mapping[tuple[str, str], Member]
-    accepted: frozenset[str]
+    accepted: Mapping[str, int]
     overrides: Sequence[Override]
     balances: dict[tuple[str, Unit], Balance]
     in_use: dict[str, dict[str, InUse]]
@@ -186,9 +186,11 @@ class Admission:
 
     def _require_right(self, view: _View, request: LeaseRequest) -> tuple[list[Allocation], Limits, Size, Image]:
         """Return what the request speaks of, once the person has a right to it."""
-        if request.person not in view.accepted:
+        agreement, accepted_at_ms = self.policy.agreement, view.accepted.get(request.person)
+        if not agreement.is_accepted(accepted_at_ms, view.now_ms):
             raise AgreementRequiredError(
-                f"The user agreement {self.policy.agreement.version} has not been accepted yet.",
+                f"The user agreement {agreement.version} has not been accepted "
+                + ("yet." if accepted_at_ms is None else f"for {agreement.valid_days} days."),
                 "Read and accept it first.",
                 AGREEMENT_URL,
             )

@@ -79,7 +79,8 @@ class OfferService:
 
     def _agreement(self, connection: Connection, person: str) -> AgreementView:
         agreement = self.policy.agreement
-        accepted = self.agreements.accepted_at_ms(connection, person, agreement.version) is not None
+        accepted_at_ms = self.agreements.accepted_at_ms(connection, person, agreement.version)
+        accepted = agreement.is_accepted(accepted_at_ms, self.clock.now_ms())
         return AgreementView(version=agreement.version, title=agreement.title, accepted=accepted, url=AGREEMENT_URL)
 
     def _offer(

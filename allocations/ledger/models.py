@@ -40,6 +40,8 @@ class TransactionKind(StrEnum):
     EXPIRE = "expire"
     MOVE = "move"
     CLOSE = "close"
+    LAPSE = "lapse"
+    RENEWAL = "renewal"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,12 @@ from allocations.errors import (
 from allocations.lifecycle.authority import PLATFORM, Authority
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from allocations.clock import Clock
     from allocations.db.database import Database
     from allocations.lifecycle.allocations import AllocationService
+    from allocations.lifecycle.models import Allocation
     from allocations.lifecycle.stores.agreements import AgreementStore
     from allocations.lifecycle.stores.allocations import AllocationStore
     from allocations.policy.models import Policy
@@ -34,8 +37,9 @@ class AgreementService:
 
     @answered_once
     def accept(self, person: str, version: str) -> None:
-        """Record that a person accepts the agreement in force; the first time, open the entry allocation.
+        """Record that a person accepts the agreement in force, and open or prolong the entry allocation.
 
+        The first time it is opened; later, when it is expiring or has ended, it gets a term from now.
         InvalidInputError when the version is not the one in force (it changed while the page was open).
         """
         in_force = self.policy.agreement.version
@@ -44,12 +48,24 @@ class AgreementService:
                 f"The agreement in force is {in_force}, not {version}.", "Read the current one and accept it."
             )
         with self.database.write() as connection:
-            if self.agreements.accepted_at_ms(connection, person, version) is not None:
+            now_ms = self.clock.now_ms()
+            self.agreements.see(connection, person, now_ms)
+            known_at_ms = self.agreements.accepted_at_ms(connection, person, version)
+            entry = self._entry_of(connection, person)
+            prolonged = entry is not None and self.lifecycle.prolong_entry(connection, entry.id, person)
+            if self.policy.agreement.is_accepted(known_at_ms, now_ms) and not prolonged:
                 return
-            self.agreements.add(connection, person, version, self.clock.now_ms())
-            self.authority.record(connection, person, "agreement.accept", f"agreement {version}")
-            entry = self.policy.entry_tier
-            if not any(found.tier == entry.name for found, _ in self.allocations.of_person(connection, person)):
+            self.agreements.put(connection, person, version, now_ms)
+            self.authority.record(
+                connection, person, "agreement.accept", f"agreement {version}", accepted_before_ms=known_at_ms
+            )
+            if entry is None:
+                tier = self.policy.entry_tier
                 self.lifecycle.open(
-                    connection, entry, f"{entry.title} allocation of {person}", lead=person, actor=PLATFORM
+                    connection, tier, f"{tier.title} allocation of {person}", lead=person, actor=PLATFORM
                 )
+
+    def _entry_of(self, connection: Connection, person: str) -> Allocation | None:
+        name = self.policy.entry_tier.name
+        mine = (found for found, _role in self.allocations.of_person(connection, person) if found.tier == name)
+        return next(mine, None)

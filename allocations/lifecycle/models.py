@@ -26,6 +26,58 @@ class AllocationState(StrEnum):
 USABLE_STATES = frozenset({AllocationState.ACTIVE, AllocationState.EXPIRING})
 
 
+class AllocationAction(StrEnum):
+    """What happens to an allocation in its life."""
+
+    ADVANCE = "advance"
+    SUSPEND = "suspend"
+    RESUME = "resume"
+    ARCHIVE = "archive"
+    CLOSE = "close"
+    CLOSE_SHARE = "close-share"
+    RENEW = "renew"
+    EXTEND = "extend"
+
+
+class AllocationParty(StrEnum):
+    """Who moves an allocation on: an administrator, the calendar, or those who manage what it is a part of."""
+
+    ADMIN = "admin"
+    CALENDAR = "calendar"
+    MANAGER = "manager"
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationTransition:
+    """From which states, by whom, an action leads where; to None is where the calendar says."""
+
+    sources: frozenset[AllocationState]
+    party: AllocationParty
+    target: AllocationState | None
+
+
+_NOT_CLOSED = frozenset(AllocationState) - {AllocationState.CLOSED}
+_RUNNING = frozenset({AllocationState.ACTIVE, AllocationState.EXPIRING, AllocationState.GRACE})
+
+# A renewal or an extension is decided on a request; that it begins is the calendar's doing.
+ALLOCATION_TRANSITIONS: dict[AllocationAction, AllocationTransition] = {
+    AllocationAction.ADVANCE: AllocationTransition(
+        _NOT_CLOSED - {AllocationState.SUSPENDED}, AllocationParty.CALENDAR, None
+    ),
+    AllocationAction.SUSPEND: AllocationTransition(
+        _RUNNING | {AllocationState.PENDING}, AllocationParty.ADMIN, AllocationState.SUSPENDED
+    ),
+    AllocationAction.RESUME: AllocationTransition(frozenset({AllocationState.SUSPENDED}), AllocationParty.ADMIN, None),
+    AllocationAction.ARCHIVE: AllocationTransition(
+        _NOT_CLOSED - {AllocationState.ARCHIVED}, AllocationParty.ADMIN, AllocationState.ARCHIVED
+    ),
+    AllocationAction.CLOSE: AllocationTransition(_NOT_CLOSED, AllocationParty.ADMIN, AllocationState.CLOSED),
+    AllocationAction.CLOSE_SHARE: AllocationTransition(_NOT_CLOSED, AllocationParty.MANAGER, AllocationState.CLOSED),
+    AllocationAction.RENEW: AllocationTransition(_NOT_CLOSED, AllocationParty.CALENDAR, None),
+    AllocationAction.EXTEND: AllocationTransition(_RUNNING, AllocationParty.CALENDAR, None),
+}
+
+
 class MemberRole(StrEnum):
     """What a member may do: everybody may spend; leads and managers also divide and invite."""
 
@@ -187,6 +239,9 @@ class RequestKind(StrEnum):
 
     NEW = "new"
     INSTALMENT = "instalment"
+    SUPPLEMENT = "supplement"
+    EXTENSION = "extension"
+    RENEWAL = "renewal"
 
 
 class Party(StrEnum):

@@ -10,6 +10,7 @@ from allocations.errors import InvalidInputError, NotAllowedError, NotFoundError
 from allocations.lifecycle.models import (
     MANAGING_ROLES,
     REQUEST_TRANSITIONS,
+    Award,
     Party,
     Request,
     RequestAction,
@@ -17,6 +18,7 @@ from allocations.lifecycle.models import (
     RequestState,
     Review,
 )
+from allocations.outbox import Notice, NoticeKind
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -33,7 +35,25 @@ if TYPE_CHECKING:
 TEXT_LENGTH_MAX = 20_000
 TITLE_LENGTH_MAX = 80
 CREDITS_MAX = 1_000_000
+TERM_DAYS_MAX = 3660
+HOURS_MAX = 100_000_000
 SCORES = range(1, 6)
+# Where a tier's review is a panel, it decides on these; one reviewer on the others.
+PANEL_KINDS = frozenset({RequestKind.NEW, RequestKind.SUPPLEMENT, RequestKind.RENEWAL})
+_MORE = frozenset({"credits", "gpu_hours", "core_hours", "largest", "at_once"})
+_FIELDS_OF: dict[RequestKind, frozenset[str]] = {
+    RequestKind.NEW: _MORE | {"term_days"},
+    RequestKind.INSTALMENT: frozenset({"credits"}),
+    RequestKind.SUPPLEMENT: _MORE,
+    RequestKind.EXTENSION: frozenset({"term_days"}),
+    RequestKind.RENEWAL: _MORE | {"term_days"},
+}
+_NOTICE_OF = {
+    RequestAction.SUBMIT: NoticeKind.REQUEST_SUBMITTED,
+    RequestAction.REQUEST_REVISION: NoticeKind.REVISION_REQUESTED,
+    RequestAction.APPROVE: NoticeKind.REQUEST_APPROVED,
+    RequestAction.DECLINE: NoticeKind.REQUEST_DECLINED,
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,43 +78,100 @@ class RequestService:
         justification: str,
         credits: int | None = None,  # noqa: A002  # the unit's name
         draft: bool = False,
+        kind: RequestKind = RequestKind.NEW,
+        allocation_id: str | None = None,
+        asked: Award | None = None,
         idempotency_key: str | None = None,
     ) -> Request:
-        """Ask for an allocation of a tier; `credits` (whole) where more or less than the tier's is needed."""
+        """Ask for an allocation of a tier; `credits` (whole) where more or less than the tier's is needed.
+
+        `asked` says what is needed beside credits. Any other kind is asked for on an allocation, as by `ask`.
+        """
+        if kind is not RequestKind.NEW:
+            if allocation_id is None:
+                raise InvalidInputError("Which allocation is it for?", "Name one that you lead or manage.")
+            return self.ask(actor, allocation_id, kind, justification, credits, asked, idempotency_key)
+        asked = asked or Award()
+        _require_award(kind, asked)
         wanted = self._requestable(tier)
-        asked = credits if credits is not None else wanted.budget.credits
-        if not 0 < asked <= CREDITS_MAX:
-            raise InvalidInputError(
-                f"Credits must lie between 1 and {CREDITS_MAX:,}.",
-                "Enter how many credits a year are needed.",
-            )
         return self._add(
-            actor, RequestKind.NEW, tier, title, justification, asked, None, draft=draft, key=idempotency_key
+            actor,
+            kind,
+            tier,
+            title,
+            justification,
+            _require_credits(asked.credits or credits, wanted.budget.credits),
+            None,
+            draft=draft,
+            asked=asked,
+            key=idempotency_key,
+        )
+
+    def ask(
+        self,
+        actor: Actor,
+        allocation_id: str,
+        kind: RequestKind,
+        justification: str,
+        credits: int | None = None,  # noqa: A002  # the unit's name
+        asked: Award | None = None,
+        idempotency_key: str | None = None,
+    ) -> Request:
+        """Ask for more of an allocation: an instalment, more now (supplement), more days (extension), another term.
+
+        For leads and managers of a whole allocation. `asked` says what beside `credits` (whole): `gpu_hours`,
+        `core_hours`, `largest` and `at_once` for more now, `term_days` for more days.
+        """
+        if kind is RequestKind.NEW:
+            raise InvalidInputError("A new allocation is not asked for on another.", "Request a tier instead.")
+        with self.database.read() as connection:
+            allocation = self.allocations.get(connection, allocation_id)
+            member = self.allocations.member(connection, allocation_id, actor.name)
+        if allocation is None or member is None or member.role not in MANAGING_ROLES:
+            raise NotAllowedError("Only leads and managers ask for more of an allocation.", "Ask one of them.")
+        if allocation.parent_id is not None:
+            raise NotAllowedError(
+                f"“{allocation.name}” is a part of another allocation.", "Ask who leads or manages that one."
+            )
+        tier = self.policy.tier(allocation.tier)
+        if tier.review == "none":
+            raise NotAllowedError(
+                f"An allocation of the {tier.title} tier is renewed with the user agreement, and not made larger.",
+                "Request a higher tier instead.",
+            )
+        asked = asked or Award()
+        amount = credits or asked.credits
+        if kind is RequestKind.INSTALMENT:
+            released = allocation.award.instalments_released
+            if released >= len(tier.budget.instalments):
+                raise TransitionError("Every instalment of this allocation has been granted.", "Request more instead.")
+            amount = tier.budget.instalments[released]
+            title = f"Instalment {released + 1} of {allocation.name}"
+        else:
+            title = f"{kind.capitalize()} of {allocation.name}"
+        if kind is RequestKind.RENEWAL:
+            self.lifecycle.require_renewable(allocation)
+            amount = _require_credits(amount, tier.budget.credits)
+        elif amount is not None:
+            amount = _require_credits(amount, amount)
+        _require_award(kind, asked.model_copy(update={"credits": amount}))
+        return self._add(
+            actor,
+            kind,
+            allocation.tier,
+            title[:TITLE_LENGTH_MAX],
+            justification,
+            amount or 0,
+            allocation_id,
+            asked=asked,
+            key=idempotency_key,
         )
 
     def report_progress(
         self, actor: Actor, allocation_id: str, report: str, idempotency_key: str | None = None
     ) -> Request:
         """Ask for the next instalment of an allocation with a short report."""
-        with self.database.read() as connection:
-            allocation = self.allocations.get(connection, allocation_id)
-            member = self.allocations.member(connection, allocation_id, actor.name)
-        if allocation is None or member is None or member.role not in MANAGING_ROLES:
-            raise NotAllowedError("Only leads and managers report on an allocation.", "Ask one of them.")
-        instalments = self.policy.tier(allocation.tier).budget.instalments
-        released = allocation.award.instalments_released
-        if released >= len(instalments):
-            raise TransitionError("Every instalment of this allocation has been granted.", "Request more instead.")
-        return self._add(
-            actor,
-            RequestKind.INSTALMENT,
-            allocation.tier,
-            f"Instalment {released + 1} of {allocation.name}"[:TITLE_LENGTH_MAX],
-            report,
-            instalments[released],
-            allocation_id,
-            key=idempotency_key,
-        )
+        return self.ask(actor, allocation_id, RequestKind.INSTALMENT, report, idempotency_key=idempotency_key)
 
     def revise(self, actor: Actor, request_id: str, title: str, justification: str) -> Request:
         """Change a draft, or a request that was sent back for revision."""
@@ -109,13 +186,19 @@ class RequestService:
             self.authority.record(connection, actor.name, "request.revise", request_id)
             return replace(request, title=title, justification=justification, updated_at_ms=now_ms)
 
-    def act(self, actor: Actor, request_id: str, action: RequestAction, why: str = "") -> Request:
-        """Carry out a transition; approving opens the allocation or grants the instalment in the same transaction.
+    def act(
+        self, actor: Actor, request_id: str, action: RequestAction, why: str = "", award: Award | None = None
+    ) -> Request:
+        """Carry out a transition; approving does what was asked for in the same transaction.
 
-        TransitionError when the state does not allow it, NotAllowedError when the person may not.
+        `award` is what is given when that differs from what was asked; its credits, when left out, are those asked
+        for a new allocation or a renewal, and none for a supplement. TransitionError when the state does not allow it,
+        NotAllowedError when the person may not, InvalidInputError for an award that makes no sense.
         """
         if action is RequestAction.REVIEW:
             raise InvalidInputError("A review carries a comment and a score.", "Use the review form.")
+        if award is not None and action is not RequestAction.APPROVE:
+            raise InvalidInputError("Only an approval carries an award.", "Leave the award out, or approve.")
         with self.database.write() as connection:
             request = self._locked(connection, request_id)
             transition = REQUEST_TRANSITIONS[action]
@@ -123,10 +206,18 @@ class RequestService:
             self._require_source(request, action)
             if action in {RequestAction.DECLINE, RequestAction.REQUEST_REVISION} and not why.strip():
                 raise InvalidInputError("The applicant needs to know why.", "Write a sentence of explanation.")
-            allocation_id = request.allocation_id
+            if action in {RequestAction.APPROVE, RequestAction.DECLINE}:
+                self._require_panel(connection, request)
+            details: dict[str, object] = {}
             if action is RequestAction.APPROVE:
-                allocation_id = self._carry_out(connection, actor, request, why)
-            return self._move(connection, actor, request, action, why, allocation_id)
+                request = self._carry_out(connection, actor, request, why, award)
+                details["asked"] = _asked(request).model_dump(mode="json", exclude_defaults=True)
+                if request.awarded is not None:
+                    details["awarded"] = request.awarded.model_dump(mode="json", exclude_defaults=True)
+            if action is RequestAction.SUBMIT and request.state is RequestState.REVISION_REQUESTED:
+                # The text has changed since: who scored it scores it again. What was given stays in the audit log.
+                details["scores_to_be_given_again"] = self.requests.set_scores_aside(connection, request_id)
+            return self._move(connection, actor, request, action, why, details)
 
     def review(
         self,
@@ -143,9 +234,8 @@ class RequestService:
         with self.database.write() as connection:
             request = self._locked(connection, request_id)
             self._require_source(request, RequestAction.REVIEW)
-            if not actor.reviewer or actor.name == request.applicant:
-                raise NotAllowedError("Only reviewers other than the applicant review.", "Leave it to another.")
-            if self.policy.tier(request.tier).review == "panel" and not conflict and score is None:
+            self._require_party(connection, actor, request, Party.REVIEWER)
+            if self._needs_panel(request) and not conflict and score is None:
                 raise InvalidInputError("A panel's review needs a score.", "Choose a score from 1 to 5.")
             self.requests.put_review(
                 connection,
@@ -158,7 +248,8 @@ class RequestService:
                     self.clock.now_ms(),
                 ),
             )
-            return self._move(connection, actor, request, RequestAction.REVIEW, "", request.allocation_id)
+            details: dict[str, object] = {"conflict": True} if conflict else {"score": score}
+            return self._move(connection, actor, request, RequestAction.REVIEW, "", details)
 
     # ------------------------------------------------------------------ inside
 
@@ -183,6 +274,7 @@ class RequestService:
         credits: int,  # noqa: A002  # the unit's name
         allocation_id: str | None,
         *,
+        asked: Award,
         draft: bool = False,
         key: str | None = None,
     ) -> Request:
@@ -194,6 +286,7 @@ class RequestService:
             "justification": justification,
             "credits": credits,
             "allocation": allocation_id,
+            "asked": asked.model_dump(mode="json", exclude_defaults=True),
         }
         idempotency = IdempotencyKey.for_request(actor.name, key, "request", body) if key else None
         now_ms = self.clock.now_ms()
@@ -201,6 +294,8 @@ class RequestService:
             known = idempotency.recall(connection) if idempotency else None
             if known is not None:
                 return self._locked(connection, known)
+            if allocation_id is not None:
+                self._require_none_waiting(connection, allocation_id, kind)
             request = Request(
                 id=self.new_id("q"),
                 kind=kind,
@@ -213,10 +308,15 @@ class RequestService:
                 allocation_id=allocation_id,
                 created_at_ms=now_ms,
                 updated_at_ms=now_ms,
+                asked=asked,
             )
             self.requests.add(connection, request)
             action = "request.draft" if draft else "request.submit"
-            self.authority.record(connection, actor.name, action, request.id, tier=tier, credits=credits)
+            self.authority.record(
+                connection, actor.name, action, request.id, kind=kind, tier=tier, credits=credits, asked=body["asked"]
+            )
+            if not draft:
+                self._tell(connection, request, RequestAction.SUBMIT, "")
             if idempotency:
                 idempotency.remember(connection, request.id, now_ms)
             return request
@@ -241,6 +341,14 @@ class RequestService:
             for review in self.requests.reviews(connection, request.id)
         ):
             raise NotAllowedError("You declared a conflict of interest.", "Leave it to another reviewer.")
+        if request.allocation_id is not None:
+            whole = self.authority.find(connection, request.allocation_id)
+            nodes = [node.id for node in self.allocations.subtree(connection, whole)]
+            if any(member.person == actor.name for member in self.allocations.members(connection, nodes)):
+                raise NotAllowedError(
+                    f"You are a member of “{whole.name}”: that is a conflict of interest.",
+                    "Leave it to another reviewer.",
+                )
 
     def _require_source(self, request: Request, action: RequestAction) -> None:
         if request.state not in REQUEST_TRANSITIONS[action].sources:
@@ -249,33 +357,70 @@ class RequestService:
                 "Reload the page to see it.",
             )
 
-    def _carry_out(self, connection: Connection, actor: Actor, request: Request, why: str) -> str:
-        """Do what is approved; return the allocation's id."""
+    def _require_none_waiting(self, connection: Connection, allocation_id: str, kind: RequestKind) -> None:
+        """Raise TransitionError when the same is asked for already.
+
+        The allocation's balance is locked first: two requests at the same time would each not see the other.
+        """
+        self.lifecycle.ledger.lock(connection, [allocation_id])
+        if self.requests.is_waiting(connection, allocation_id, kind):
+            raise TransitionError(
+                f"There is a request for this allocation already: {kind}.", "Wait for its decision, or withdraw it."
+            )
+
+    def _needs_panel(self, request: Request) -> bool:
+        return request.kind in PANEL_KINDS and self.policy.tier(request.tier).review == "panel"
+
+    def _require_panel(self, connection: Connection, request: Request) -> None:
+        """Raise TransitionError until enough reviewers without a conflict have scored what a panel decides on."""
+        if not self._needs_panel(request):
+            return
+        needed = self.policy.tier(request.tier).panel_reviewers_min
+        scores = [
+            review.score
+            for review in self.requests.reviews(connection, request.id)
+            if review.score is not None and not review.conflict
+        ]
+        if len(scores) < needed:
+            raise TransitionError(
+                f"A panel of {needed} must score the proposal first; it has {len(scores)}.",
+                "Ask another reviewer to score it.",
+            )
+
+    def _carry_out(
+        self, connection: Connection, actor: Actor, request: Request, why: str, award: Award | None
+    ) -> Request:
+        """Do what is approved; return the request with its allocation and what was awarded."""
         if request.kind is RequestKind.INSTALMENT:
-            assert request.allocation_id is not None  # an instalment is asked for on an allocation
+            if award is not None:
+                raise InvalidInputError("An instalment was awarded before.", "Approve it without an award.")
+            assert request.allocation_id is not None  # asked for on an allocation
             self.lifecycle.release_instalment(connection, request.allocation_id, actor.name, why)
-            return request.allocation_id
-        tier = self.policy.tier(request.tier)
-        if tier.review == "panel":
-            scores = [
-                review.score
-                for review in self.requests.reviews(connection, request.id)
-                if review.score is not None and not review.conflict
-            ]
-            if len(scores) < tier.panel_reviewers_min:
-                raise TransitionError(
-                    f"A panel of {tier.panel_reviewers_min} must score the proposal first; it has {len(scores)}.",
-                    "Ask another reviewer to score it.",
-                )
-        return self.lifecycle.open(
-            connection,
-            tier,
-            request.title,
-            lead=request.applicant,
-            actor=actor.name,
-            credits=request.credits,
-            why=why,
-        ).id
+            return request
+        given = _asked(request) if award is None else award
+        if given.credits is None and request.kind in {RequestKind.NEW, RequestKind.RENEWAL}:
+            given = given.model_copy(update={"credits": request.credits})
+        _require_award(request.kind, given)
+        if request.kind is RequestKind.NEW:
+            opened = self.lifecycle.open(
+                connection,
+                self.policy.tier(request.tier),
+                request.title,
+                lead=request.applicant,
+                actor=actor.name,
+                award=given,
+                why=why,
+            )
+            return replace(request, allocation_id=opened.id, awarded=given)
+        assert request.allocation_id is not None  # asked for on an allocation
+        if request.kind is RequestKind.SUPPLEMENT:
+            self.lifecycle.supplement(connection, request.allocation_id, given, actor.name, why)
+        elif request.kind is RequestKind.EXTENSION:
+            assert given.term_days is not None  # required of an extension's award
+            self.lifecycle.extend(connection, request.allocation_id, given.term_days, actor.name, why)
+        else:
+            self.lifecycle.renew(connection, request.allocation_id, given, actor.name, why)
+        return replace(request, awarded=given)
 
     def _move(
         self,
@@ -284,11 +429,18 @@ class RequestService:
         request: Request,
         action: RequestAction,
         why: str,
-        allocation_id: str | None,
+        details: dict[str, object],
     ) -> Request:
         target = REQUEST_TRANSITIONS[action].target
         now_ms = self.clock.now_ms()
-        self.requests.change(connection, request.id, state=target, allocation_id=allocation_id, updated_at_ms=now_ms)
+        self.requests.change(
+            connection,
+            request.id,
+            state=target,
+            allocation_id=request.allocation_id,
+            awarded=request.awarded.model_dump_json() if request.awarded else None,
+            updated_at_ms=now_ms,
+        )
         self.authority.record(
             connection,
             actor.name,
@@ -297,8 +449,56 @@ class RequestService:
             why.strip(),
             before=request.state,
             after=target,
+            **details,
         )
-        return replace(request, state=target, allocation_id=allocation_id, updated_at_ms=now_ms)
+        self._tell(connection, request, action, why)
+        return replace(request, state=target, updated_at_ms=now_ms)
+
+    def _tell(self, connection: Connection, request: Request, action: RequestAction, why: str) -> None:
+        """Tell the applicant what became of the request."""
+        kind = _NOTICE_OF.get(action)
+        if kind is not None:
+            details: dict[str, str | int] = {"title": request.title, "kind": request.kind, "why": why.strip()}
+            threshold = str(self.clock.now_ms())
+            self.authority.tell(connection, Notice(request.applicant, kind, request.id, threshold, details))
+
+
+def _asked(request: Request) -> Award:
+    """Return all that is asked for, credits included."""
+    return request.asked.model_copy(update={"credits": request.credits or None})
+
+
+def _require_credits(credits: int | None, otherwise: int) -> int:  # noqa: A002  # the unit's name
+    amount = otherwise if credits is None else credits
+    if not 0 < amount <= CREDITS_MAX:
+        raise InvalidInputError(
+            f"Credits must lie between 1 and {CREDITS_MAX:,}.",
+            "Enter how many credits a year are needed.",
+        )
+    return amount
+
+
+def _require_award(kind: RequestKind, award: Award) -> None:
+    """Raise InvalidInputError when an award of this kind makes no sense, naming what to leave out or to add."""
+    given = {name for name, value in award if value is not None and name not in {"renewable", "instalments_released"}}
+    allowed = _FIELDS_OF[kind]
+    if given - allowed:
+        raise InvalidInputError(
+            f"What is asked for here ({kind}) has no {sorted(given - allowed)[0]}.", "Leave it out."
+        )
+    if kind in {RequestKind.SUPPLEMENT, RequestKind.EXTENSION}:
+        if not given:
+            raise InvalidInputError("Nothing more is asked for.", f"Say how much: {', '.join(sorted(allowed))}.")
+        if not award.renewable:
+            raise InvalidInputError("Whether it is renewed is decided for a whole term.", "Leave it out.")
+    if award.instalments_released != 1:
+        raise InvalidInputError("Instalments are released one by one.", "Leave instalments_released out.")
+    if award.credits is not None:
+        _require_credits(award.credits, award.credits)
+    if award.term_days is not None and award.term_days > TERM_DAYS_MAX:
+        raise InvalidInputError(f"A term has at most {TERM_DAYS_MAX:,} days.", "Enter fewer days.")
+    if max(award.gpu_hours or 0, award.core_hours or 0) > HOURS_MAX:
+        raise InvalidInputError(f"Hours must lie between 0 and {HOURS_MAX:,}.", "Enter fewer hours.")
 
 
 def _require_texts(title: str, justification: str) -> tuple[str, str]:

@@ -7,6 +7,8 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from allocations.clock import MS_PER_DAY
+
 MICROCREDITS = 1_000_000
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$", description="Lower-case name, stable for ever")]
@@ -114,8 +116,18 @@ class Tier(PolicyModel):
     renewal_opens_days: NonNegativeInt
     grace_days: NonNegativeInt
     archive_after_days: PositiveInt
+    close_after_days: Annotated[
+        PositiveInt | None,
+        Field(description="Days after the end; null: archived until the agreement is accepted again"),
+    ]
     idle_seconds: PositiveInt
     longest_session_seconds: PositiveInt
+
+    @model_validator(mode="after")
+    def _archived_before_it_is_closed(self) -> Tier:
+        if self.close_after_days is not None and self.close_after_days <= self.archive_after_days:
+            raise ValueError("close_after_days must be more than archive_after_days")
+        return self
 
 
 class PriceList(PolicyModel):
@@ -164,11 +176,16 @@ class RunRules(PolicyModel):
 
 
 class Agreement(PolicyModel):
-    """The user agreement in force: Markdown, accepted once for each version."""
+    """The user agreement in force: Markdown, accepted once for each version and again after `valid_days`."""
 
     version: Annotated[str, Field(min_length=1, max_length=40)]
     title: Title
+    valid_days: PositiveInt
     text: str
+
+    def is_accepted(self, accepted_at_ms: int | None, now_ms: int) -> bool:
+        """Say whether an acceptance of this version (None: there is none) still counts."""
+        return accepted_at_ms is not None and now_ms < accepted_at_ms + self.valid_days * MS_PER_DAY
 
 
 class Policy(PolicyModel):

@@ -265,6 +265,7 @@ def test_a_panel_scores_and_a_conflict_excludes(site: Site) -> None:
 def test_an_applicant_reads_decisions_but_neither_reviewers_nor_scores(site: Site) -> None:
     path = f"/requests/{site.request('ann', tier='consortium')}"
     site.browser("rev").post(f"{path}/review", {"comment": "Secret doubts.", "score": "2"})
+    site.browser("rav").post(f"{path}/review", {"comment": "Doubtful.", "score": "2"})
     site.browser("rev").post(f"{path}/decide", {"decision": "decline", "why": "Too little science."})
     page = site.browser("ann").get(path).text
     assert "Too little science." in page

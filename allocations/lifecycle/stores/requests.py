@@ -79,6 +79,24 @@ class RequestStore:
         )
         return [_request(row) for row in rows]
 
+    def is_waiting(self, connection: Connection, allocation_id: str, kind: RequestKind) -> bool:
+        """Say whether something of a kind is asked for on an allocation and not decided yet."""
+        waiting = (RequestState.SUBMITTED, RequestState.IN_REVIEW, RequestState.REVISION_REQUESTED)
+        found = select(schema.requests.c.id).where(
+            schema.requests.c.allocation_id == allocation_id,
+            schema.requests.c.kind == kind,
+            schema.requests.c.state.in_(waiting),
+        )
+        return connection.execute(found).first() is not None
+
+    def set_scores_aside(self, connection: Connection, request_id: str) -> dict[str, int]:
+        """Take the scores off the reviews, whose comments and conflicts stay; return them by reviewer."""
+        scored = {
+            review.reviewer: review.score for review in self.reviews(connection, request_id) if review.score is not None
+        }
+        connection.execute(update(schema.reviews).where(schema.reviews.c.request_id == request_id).values(score=None))
+        return scored
+
     def put_review(self, connection: Connection, review: Review) -> None:
         """Record a reviewer's word, in place of an earlier one."""
         connection.execute(
