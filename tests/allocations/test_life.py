@@ -15,7 +15,7 @@ from allocations.errors import (
     TransitionError,
 )
 from allocations.lifecycle.authority import Actor
-from allocations.lifecycle.models import ALLOCATION_TRANSITIONS, AllocationAction, AllocationState
+from allocations.lifecycle.models import ALLOCATION_TRANSITIONS, AllocationAction, AllocationState, MemberRole
 
 if TYPE_CHECKING:
     from tests.allocations.conftest import Bench
@@ -48,8 +48,9 @@ def told(bench: Bench, person: str, subject: str) -> list[str]:
 def divided(bench: Bench) -> tuple[str, str]:
     root = bench.consortium()
     child = bench.services.tree.divide(
-        LEAD, root, name="Group", microcredits=CREDIT, guaranteed=True, lead="bob", idempotency_key="k"
+        LEAD, root, name="Group", microcredits=CREDIT, guaranteed=True, lead="lead", idempotency_key="k"
     )
+    bench.services.members.add(LEAD, child, "bob", MemberRole.LEAD)
     return root, child
 
 

@@ -63,8 +63,9 @@ def test_quotas_say_what_is_used_what_binds_and_why(bench: Bench) -> None:
     root = bench.consortium()
     bench.accept("ann")
     child = bench.services.tree.divide(
-        Actor("lead"), root, name="Group", microcredits=5_000_000_000, guaranteed=False, lead="ann"
+        Actor("lead"), root, name="Group", microcredits=5_000_000_000, guaranteed=False, lead="lead"
     )
+    bench.services.members.add(Actor("lead"), child, "ann", MemberRole.LEAD)
     bench.acquire(child)
     with bench.services.database.write() as connection:
         OverrideStore().add(connection, override(1, OverrideSubject.PERSON, "ann", servers_per_person=4))

@@ -130,7 +130,8 @@ def test_a_supplement_raises_limits_and_sizes_of_the_running_term(bench: Bench) 
 
 def test_an_extension_moves_the_end_of_the_whole_tree(bench: Bench) -> None:
     root = bench.consortium()
-    child = bench.services.tree.divide(LEAD, root, name="G", microcredits=1, guaranteed=True, lead="ann")
+    child = bench.services.tree.divide(LEAD, root, name="G", microcredits=1, guaranteed=True, lead="lead")
+    bench.services.members.add(LEAD, child, "ann", MemberRole.LEAD)
     with pytest.raises(NotAllowedError, match="part of another"):
         ask(bench, child, RequestKind.EXTENSION, term_days=30)
     pass_days(bench, 370)

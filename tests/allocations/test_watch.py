@@ -248,15 +248,15 @@ def test_the_server_of_a_person_who_leaves_is_stopped_at_once_and_charged_until_
 
 
 def test_what_runs_when_its_allocation_ends_goes_on_for_the_policys_grace_and_no_longer(bench: Bench) -> None:
-    entry = bench.accept("ann")
+    root = bench.consortium()
     with bench.services.database.read() as connection:
-        allocation = bench.services.lifecycle.allocations.get(connection, entry)
+        allocation = bench.services.lifecycle.allocations.get(connection, root)
     assert allocation is not None
     bench.clock.at_ms = allocation.ends_at_ms - 60_000
     bench.services.lifecycle.advance()
-    lease = bench.acquire(entry)
+    lease = bench.acquire(root, "lead")
     bench.services.leases.start(lease.id)
-    servers = StubServers({("ann", ""): ready(bench)})
+    servers = StubServers({("lead", ""): ready(bench)})
     watch = watch_of(bench, servers)
     bench.clock.pass_seconds(660)
     bench.services.lifecycle.advance()
@@ -264,11 +264,12 @@ def test_what_runs_when_its_allocation_ends_goes_on_for_the_policys_grace_and_no
     grace_ms = bench.services.policy.leases.allocation_end_grace_seconds * 1000
     view = bench.services.leases.get(lease.id)
     assert (from_datetime(datetime.fromisoformat(view.ends_at)), view.final) == (allocation.ends_at_ms + grace_ms, True)
+    bench.accept("lead")
     with pytest.raises(AllocationNotActiveError):
-        bench.acquire(entry, server="another")
+        bench.acquire(root, "lead", server="another")
     bench.clock.at_ms = allocation.ends_at_ms + grace_ms
     watch.keep()
-    assert servers.stopped == [("ann", "")]
+    assert servers.stopped == [("lead", "")]
     bench.services.leases.settle(lease.id)
     bench.assert_clean()
 
