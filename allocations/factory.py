@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from allocations.clock import SystemClock
 from allocations.db.database import Database
 from allocations.ids import random_id
+from allocations.leases.accounting import Accounting
 from allocations.leases.admission import Admission
 from allocations.leases.offers import OfferService
 from allocations.leases.queue import AdmissionQueue
@@ -107,12 +108,12 @@ def make_services(
     leases = LeaseService(
         database=database,
         clock=clock,
-        new_id=new_id,
-        policy=policy,
-        ledger=ledger,
         leases=lease_store,
         allocations=allocations,
         admission=admission,
+        accounting=Accounting(
+            clock=clock, new_id=new_id, policy=policy, ledger=ledger, leases=lease_store, allocations=allocations
+        ),
         queue=AdmissionQueue(database, admission, allocations),
     )
     members = MemberService(

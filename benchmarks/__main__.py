@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import admission, audit, batch, spawn
+from benchmarks import admission, audit, batch, spawn, tick
 from benchmarks.machine import machine_facts
 
 if TYPE_CHECKING:
@@ -28,7 +28,13 @@ class Benchmark(Protocol):
         """Measure, and clean up."""
 
 
-BENCHMARKS: dict[str, Benchmark] = {"admission": admission, "audit": audit, "spawn": spawn, "batch": batch}
+BENCHMARKS: dict[str, Benchmark] = {
+    "admission": admission,
+    "audit": audit,
+    "tick": tick,
+    "spawn": spawn,
+    "batch": batch,
+}
 
 
 @click.command()

@@ -37,7 +37,7 @@ from allocations.leases.rules import (
     require_usable,
 )
 from allocations.leases.views import LeaseView
-from allocations.ledger.models import Holding, Transaction, TransactionKind, Unit
+from allocations.ledger.models import Account, Movement, Transaction, TransactionKind, Unit
 from allocations.ledger.service import insufficient
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class _Admitted:
 
     leases: list[Lease] = field(default_factory=list)
     holds: list[Hold] = field(default_factory=list)
-    holdings: list[Holding] = field(default_factory=list)
+    movements: list[Movement] = field(default_factory=list)
     answers: list[tuple[IdempotencyKey, str]] = field(default_factory=list)
 
 
@@ -132,7 +132,7 @@ class Admission:
                 answers.append(self._answer(view, one, known, admitted))
             except AllocationsError as error:
                 answers.append(error)
-        self.ledger.hold(connection, admitted.holdings)
+        self.ledger.move(connection, admitted.movements)
         self.leases.add(connection, admitted.leases)
         self.leases.add_holds(connection, admitted.holds)
         remember_all(connection, admitted.answers, view.now_ms)
@@ -281,7 +281,10 @@ class Admission:
                     view.balances[node.id, unit] = replace(balance, held=balance.held + amount)
         admitted.leases.append(lease)
         admitted.holds.extend(new_hold(lease, 1, unit, 0, seconds) for unit in amounts)
-        admitted.holdings.append(Holding(transaction, [node.id for node in path], amounts))
+        ids = [node.id for node in path]
+        admitted.movements.extend(
+            Movement(transaction, ids, unit, Account.FREE, Account.HELD, amount) for unit, amount in amounts.items()
+        )
         return LeaseView.from_lease(lease, allocation.name, held=rate * seconds, charged=0)
 
     def _require_time(self, view: _View, path: Sequence[Allocation], seconds: int) -> None:

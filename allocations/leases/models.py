@@ -126,3 +126,29 @@ class Hold:
     def charge_at(self, seconds: int) -> int:
         """Return what is due when the lease has run so many seconds: never more than the hold."""
         return self.per_second * (min(max(seconds, self.from_second), self.to_second) - self.from_second)
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A lease to renew, charged up to when its server was last seen running (None: now)."""
+
+    lease_id: str
+    seen_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a lease is to end: settled, voided or expired, and why.
+
+    `ended_at_ms` is when it stopped and `started_at_ms` when it began, as reported, None for not. One that never
+    started is voided where `void_unstarted` says so, and otherwise taken to have run since it was acquired; one that
+    has started is refused with `refuse_started`.
+    """
+
+    lease_id: str
+    state: LeaseState
+    reason: EndReason
+    ended_at_ms: int | None = None
+    started_at_ms: int | None = None
+    void_unstarted: bool = False
+    refuse_started: bool = False

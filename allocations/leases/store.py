@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, case, exists, func, insert, select, tuple_, update
+from sqlalchemy import and_, bindparam, case, exists, func, select, tuple_, update
 
 from allocations.db import schema
+from allocations.db.bulk import BulkInsert, BulkUpdate
 from allocations.leases.models import Hold, Lease, LeaseKind, LeaseState
 from allocations.leases.rules import InUse
 from allocations.ledger.models import Unit
@@ -31,37 +32,59 @@ _IN_USE = (
     .where(_C.root_id.in_(bindparam("roots", expanding=True)), _OPEN)
     .group_by(_C.root_id, _C.person)
 )
-_ADD, _ADD_HOLDS = insert(schema.leases), insert(schema.holds)
+_ADD, _ADD_HOLDS = BulkInsert(schema.leases), BulkInsert(schema.holds)
 _GET = select(schema.leases).where(_C.id == bindparam("lease"))
 _LOCK = _GET.with_for_update()
 _H = schema.holds.c
 _OPEN_HOLDS = select(schema.holds).where(_H.lease_id == bindparam("lease"), _H.state == LeaseState.OPEN)
-_END_HOLD = (
-    update(schema.holds)
-    .where(
-        _H.lease_id == bindparam("lease"),
-        _H.sequence == bindparam("of_sequence"),
-        _H.unit == bindparam("of_unit"),
-        _H.state == LeaseState.OPEN,
-    )
-    .values(state=bindparam("to_state"), charged=bindparam("now_charged"))
+_ALLOCATIONS = select(_C.allocation_id).distinct().where(_C.id.in_(bindparam("leases", expanding=True)))
+_LOCK_WITH_HOLDS = (
+    select(schema.leases, _H.sequence, _H.unit, _H.per_second, _H.from_second, _H.to_second, _H.amount)
+    .outerjoin(schema.holds, and_(_H.lease_id == _C.id, _H.state == LeaseState.OPEN))
+    .where(_C.id.in_(bindparam("leases", expanding=True)))
+    .order_by(_C.id, _H.unit)
+    .with_for_update(of=schema.leases)
 )
+_LEASE_COLUMNS = len(schema.leases.columns)
+_END_HOLDS = BulkUpdate(
+    schema.holds, ["lease_id", "sequence", "unit"], ["state", "charged"], _H.state == LeaseState.OPEN
+)
+# What accounting changes of a lease that it has locked.
+_MOVED = (
+    "state",
+    "final",
+    "started_at_ms",
+    "ends_at_ms",
+    "latest_end_at_ms",
+    "seen_at_ms",
+    "ended_at_ms",
+    "end_reason",
+    "moved_at_ms",
+)
+_SAVE = BulkUpdate(schema.leases, ["id"], _MOVED)
 _AMOUNTS = (
     select(_H.lease_id, func.sum(case((_H.state == LeaseState.OPEN, _H.amount), else_=0)), func.sum(_H.charged))
     .where(_H.lease_id.in_(bindparam("leases", expanding=True)), _H.unit == Unit.CREDITS)
     .group_by(_H.lease_id)
 )
 _IS_MEMBER = exists().where(schema.members.c.allocation_id == _C.allocation_id, schema.members.c.person == _C.person)
-_END_DEPARTED = (
-    update(schema.leases)
-    .where(_OPEN, _C.ends_at_ms > bindparam("now_ms"), ~_IS_MEMBER)
-    .values(ends_at_ms=bindparam("now_ms"), final=True)
+# Those that another transaction has locked are left to the next look: waiting for several, in whatever order they
+# are found, could be waiting for one that waits for this.
+_DEPARTED = (
+    select(_C.id).where(_OPEN, _C.ends_at_ms > bindparam("now_ms"), ~_IS_MEMBER).with_for_update(skip_locked=True)
 )
-_CHANGE = update(schema.leases).where(_C.id == bindparam("lease"))
+_END_DEPARTED = update(schema.leases).where(_C.id.in_(_DEPARTED)).values(ends_at_ms=bindparam("now_ms"), final=True)
+_FREE_AMONG = (
+    select(_C.id).where(_C.id.in_(bindparam("leases", expanding=True)), _OPEN).with_for_update(skip_locked=True)
+)
+_NOTE = update(schema.leases).where(_C.id.in_(_FREE_AMONG))
+_SEEN = _NOTE.values(seen_at_ms=bindparam("at_ms"), missing_since_ms=None)
+_MISSING = _NOTE.values(missing_since_ms=bindparam("at_ms"))
 
 
 def _lease(row: Row[Any]) -> Lease:
-    fields = dict(row._mapping)  # noqa: SLF001  # SQLAlchemy's public name for a row as a mapping
+    """Make a lease of a row that begins with its columns."""
+    fields = dict(zip(schema.leases.columns.keys(), row, strict=False))
     fields["kind"] = LeaseKind(fields["kind"])
     fields["state"] = LeaseState(fields["state"])
     return Lease(**fields)
@@ -72,28 +95,37 @@ class LeaseStore:
 
     def add(self, connection: Connection, leases: Sequence[Lease]) -> None:
         """Insert leases."""
-        if leases:
-            connection.execute(_ADD, [{name: getattr(lease, name) for name in lease.__slots__} for lease in leases])
+        _ADD.run(connection, [_fields(lease) for lease in leases])
 
     def add_holds(self, connection: Connection, holds: Sequence[Hold]) -> None:
         """Insert open holds."""
-        if holds:
-            connection.execute(
-                _ADD_HOLDS,
-                [
-                    {**{name: getattr(hold, name) for name in hold.__slots__}, "charged": 0, "state": LeaseState.OPEN}
-                    for hold in holds
-                ],
-            )
+        _ADD_HOLDS.run(connection, [{**_fields(hold), "charged": 0, "state": LeaseState.OPEN} for hold in holds])
 
     def get(self, connection: Connection, lease_id: str, *, lock: bool = False) -> Lease | None:
         """Return a lease, locked against other writers when asked, or None."""
         row = connection.execute(_LOCK if lock else _GET, {"lease": lease_id}).one_or_none()
         return _lease(row) if row else None
 
-    def change(self, connection: Connection, lease_id: str, **values: object) -> None:
-        """Set columns of a lease."""
-        connection.execute(_CHANGE, {"lease": lease_id, **values})
+    def allocations_of(self, connection: Connection, lease_ids: Iterable[str]) -> list[str]:
+        """Return the allocations that leases are on, which never change."""
+        return list(connection.execute(_ALLOCATIONS, {"leases": list(lease_ids)}).scalars())
+
+    def locked_with_holds(
+        self, connection: Connection, lease_ids: Iterable[str]
+    ) -> dict[str, tuple[Lease, list[Hold]]]:
+        """Return leases, locked in the order of their ids, each with its open holds: one for each unit."""
+        found: dict[str, tuple[Lease, list[Hold]]] = {}
+        for row in connection.execute(_LOCK_WITH_HOLDS, {"leases": list(lease_ids)}):
+            if row.id not in found:
+                found[row.id] = (_lease(row), [])
+            sequence, unit, *rest = row[_LEASE_COLUMNS:]
+            if sequence is not None:
+                found[row.id][1].append(Hold(row.id, sequence, Unit(unit), *rest))
+        return found
+
+    def save(self, connection: Connection, leases: Iterable[Lease]) -> None:
+        """Write what has changed of leases that are locked."""
+        _SAVE.run(connection, [{"id": lease.id, **{name: getattr(lease, name) for name in _MOVED}} for lease in leases])
 
     def end_departed(self, connection: Connection, now_ms: int) -> int:
         """Set the end of open leases to now where the person is not a member any more; return how many."""
@@ -101,12 +133,12 @@ class LeaseStore:
         return int(ended.rowcount)
 
     def mark_seen(self, connection: Connection, lease_ids: Iterable[str], at_ms: int) -> None:
-        """Note that the servers of leases were seen running."""
-        connection.execute(
-            update(schema.leases)
-            .where(schema.leases.c.id.in_(list(lease_ids)), _OPEN)
-            .values(seen_at_ms=at_ms, missing_since_ms=None)
-        )
+        """Note that the servers of open leases were seen running."""
+        connection.execute(_SEEN, {"leases": list(lease_ids), "at_ms": at_ms})
+
+    def mark_missing(self, connection: Connection, lease_ids: Iterable[str], since_ms: int | None) -> None:
+        """Note since when the servers of open leases are missing, None for not."""
+        connection.execute(_MISSING, {"leases": list(lease_ids), "at_ms": since_ms})
 
     def open_holds(self, connection: Connection, lease_id: str) -> list[Hold]:
         """Return the holds of a lease that have not ended, one for each unit."""
@@ -124,19 +156,19 @@ class LeaseStore:
             for row in rows
         ]
 
-    def end_hold(self, connection: Connection, hold: Hold, state: LeaseState, charged: int) -> None:
-        """Mark a hold as ended, once: the row must still be open."""
-        ended = connection.execute(
-            _END_HOLD,
+    def end_holds(self, connection: Connection, ended: Sequence[tuple[Hold, LeaseState, int]]) -> None:
+        """Mark holds as ended, each once, with the state and the charge: their rows must still be open."""
+        rows = [
             {
-                "lease": hold.lease_id,
-                "of_sequence": hold.sequence,
-                "of_unit": hold.unit,
-                "to_state": state,
-                "now_charged": charged,
-            },
-        )
-        assert ended.rowcount == 1, "a hold ends once"
+                "lease_id": hold.lease_id,
+                "sequence": hold.sequence,
+                "unit": hold.unit,
+                "state": state,
+                "charged": charged,
+            }
+            for hold, state, charged in ended
+        ]
+        assert _END_HOLDS.run(connection, rows) == len(rows), "a hold ends once"
 
     def lower_charges(self, connection: Connection, lease_id: str, unit: Unit, ran: int) -> None:
         """Lower what the lease's holds were charged to what is due for `ran` seconds."""
@@ -177,6 +209,13 @@ class LeaseStore:
             query = query.where(schema.leases.c.kind == kind)
         return [_lease(row) for row in connection.execute(query)]
 
+    def ending(self, connection: Connection, by_ms: int, *, kind: LeaseKind | None = None) -> list[Lease]:
+        """Return the open leases that end by a time, oldest first."""
+        query = select(schema.leases).where(_OPEN, _C.ends_at_ms <= by_ms).order_by(_C.acquired_at_ms)
+        if kind is not None:
+            query = query.where(_C.kind == kind)
+        return [_lease(row) for row in connection.execute(query)]
+
     def open_on(self, connection: Connection, allocation_ids: Iterable[str]) -> list[Lease]:
         """Return the open leases on allocations, oldest first."""
         query = (
@@ -209,3 +248,7 @@ class LeaseStore:
         """Return (held now, charged so far) in microcredits by lease."""
         rows = connection.execute(_AMOUNTS, {"leases": list(lease_ids)})
         return {row[0]: (int(row[1]), int(row[2])) for row in rows}
+
+
+def _fields(stored: Lease | Hold) -> dict[str, Any]:
+    return {name: getattr(stored, name) for name in stored.__slots__}

@@ -9,16 +9,16 @@ Invariant kept here (number as in the design):
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from allocations.clock import MS_PER_SECOND
-from allocations.errors import LeaseEndedError
-from allocations.leases.models import EndReason, Lease, LeaseKind, LeaseState
+from allocations.leases.models import Lease, LeaseKind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sqlalchemy import Connection
 
     from allocations.clock import Clock
     from allocations.db.database import Database
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from allocations.policy.models import LeaseRules
 
 log = logging.getLogger(__name__)
+
+# How many leases one transaction notes something of.
+NOTES_MAX = 1000
 
 ServerKey = tuple[str, str]
 """A person and the name of a server (empty for the default one)."""
@@ -66,47 +69,50 @@ class LeaseWatch:
         active = self.servers.active()
         now_ms = self.clock.now_ms()
         by_server = self._newest_by_server()
-        seen: list[str] = []
+        seen: list[Lease] = []
+        back: list[Lease] = []
+        missing: list[Lease] = []
         for key, candidates in by_server.items():
             # Only the newest lease of a server can be the one that it runs under.
             *stale, current = candidates
-            for lease in stale:
-                self._missing(lease, now_ms)
+            missing += stale
             status = active.get(key)
             if status is None:
-                self._missing(current, now_ms)
+                missing.append(current)
             elif status.ready and current.started_at_ms is not None:
-                seen.append(current.id)
-                self._stop_when_idle(key, current, status, now_ms)
+                seen.append(current)
             elif current.missing_since_ms is not None:
                 # On its way up or down: there, so the two looks that end a lease begin anew.
-                self._note_missing(current, None)
-        if seen:
-            with self.database.write() as connection:
-                self.store.mark_seen(connection, seen, now_ms)
+                back.append(current)
+        self._note(seen, lambda connection, ids: self.store.mark_seen(connection, ids, now_ms))
+        self._note(back, lambda connection, ids: self.store.mark_missing(connection, ids, None))
+        self._end_missing(missing, now_ms)
+        for lease in seen:
+            key = (lease.person, lease.server_name)
+            self._stop_when_idle(key, lease, active[key], now_ms)
         self._stop_strangers(active, set(by_server), now_ms)
 
     def keep(self) -> int:
         """Renew what ends soon, stop what has ended, expire what nobody stopped; return how many were renewed."""
         now_ms = self.clock.now_ms()
         renew_before_ms = self.rules.renew_before_end_seconds * MS_PER_SECOND
-        renewed = 0
         self.leases.end_departed()
         with self.database.read() as connection:
-            open_leases = self.store.open_leases(connection)
-        for lease in open_leases:
-            ends_at_ms = lease.ends_at_ms
-            if lease.kind is LeaseKind.INTERACTIVE and now_ms >= ends_at_ms - renew_before_ms:
-                # Also past its end: the worker may have been away while the server ran on, within its tier's longest.
-                ends_at_ms = self._renew(lease)
-                renewed += ends_at_ms > lease.ends_at_ms
-                if now_ms >= ends_at_ms:
-                    log.info("server at the end of its lease is stopped", extra=_fields(lease))
-                    self.servers.stop((lease.person, lease.server_name))
-            if now_ms >= ends_at_ms + self.rules.stop_grace_seconds * MS_PER_SECOND:
-                self.leases.expire(lease.id)
-                log.warning("lease expired: no stop was reported", extra=_fields(lease))
-        return renewed
+            # Also past their ends: the worker may have been away while servers ran on, within their tier's longest.
+            due = self.store.ending(connection, now_ms + renew_before_ms, kind=LeaseKind.INTERACTIVE)
+        renewed = self.leases.renew_many(due)
+        with self.database.read() as connection:
+            ended = self.store.ending(connection, now_ms)
+        grace_ms = self.rules.stop_grace_seconds * MS_PER_SECOND
+        expired = self.leases.expire_many([lease for lease in ended if now_ms >= lease.ends_at_ms + grace_ms])
+        for lease in expired.values():
+            log.warning("lease expired: no stop was reported", extra=_fields(lease))
+        # Last, for the hub may not answer: what is the ledger's is done without it.
+        for lease in ended:
+            if lease.kind is LeaseKind.INTERACTIVE:
+                log.info("server at the end of its lease is stopped", extra=_fields(lease))
+                self.servers.stop((lease.person, lease.server_name))
+        return sum(renewed[lease.id].ends_at_ms > lease.ends_at_ms for lease in due if lease.id in renewed)
 
     # ------------------------------------------------------------------ inside
 
@@ -117,22 +123,24 @@ class LeaseWatch:
                 by_server.setdefault((lease.person, lease.server_name), []).append(lease)
         return by_server
 
-    def _missing(self, lease: Lease, now_ms: int) -> None:
-        """Settle a lease whose server is gone at the time when it was last seen, on the second look."""
-        if lease.missing_since_ms is None:
-            self._note_missing(lease, now_ms)
-        elif now_ms - lease.missing_since_ms >= self.rules.reconcile_seconds * MS_PER_SECOND:
-            with self.database.write() as connection:
-                if lease.started_at_ms is None:
-                    self.leases.void_within(connection, lease.id, EndReason.NEVER_RAN)
-                else:
-                    last_ms = lease.seen_at_ms or lease.started_at_ms
-                    self.leases.settle_within(connection, lease.id, last_ms, EndReason.GONE)
+    def _end_missing(self, missing: Sequence[Lease], now_ms: int) -> None:
+        """End the leases whose servers are gone, on the second look."""
+        new = [lease for lease in missing if lease.missing_since_ms is None]
+        self._note(new, lambda connection, ids: self.store.mark_missing(connection, ids, now_ms))
+        gone = [
+            lease
+            for lease in missing
+            if lease.missing_since_ms is not None
+            and now_ms - lease.missing_since_ms >= self.rules.reconcile_seconds * MS_PER_SECOND
+        ]
+        for lease in self.leases.end_gone(gone).values():
             log.warning("lease without a server ended", extra=_fields(lease))
 
-    def _note_missing(self, lease: Lease, since_ms: int | None) -> None:
-        with self.database.write() as connection:
-            self.store.change(connection, lease.id, missing_since_ms=since_ms)
+    def _note(self, leases: Sequence[Lease], note: Callable[[Connection, Sequence[str]], None]) -> None:
+        """Note something of leases, some at a time: others wait for those that are being noted."""
+        for begin in range(0, len(leases), NOTES_MAX):
+            with self.database.write() as connection:
+                note(connection, [lease.id for lease in leases[begin : begin + NOTES_MAX]])
 
     def _stop_strangers(self, active: Mapping[ServerKey, ServerStatus], leased: set[ServerKey], now_ms: int) -> None:
         """Stop servers that have no lease, on the second look."""
@@ -150,16 +158,6 @@ class LeaseWatch:
         if now_ms - used_ms >= lease.idle_seconds * MS_PER_SECOND:
             log.info("idle server is stopped", extra=_fields(lease))
             self.servers.stop(key)
-
-    def _renew(self, lease: Lease) -> int:
-        """Renew and return the end of the lease now: the one it had when it could not be renewed."""
-        with suppress(LeaseEndedError):
-            self.leases.renew(lease.id, lease.seen_at_ms or lease.started_at_ms)
-        with self.database.read() as connection:
-            current = self.store.get(connection, lease.id)
-        assert current is not None  # leases are never deleted
-        # A lease that ended meanwhile needs nothing more: as if it ended beyond now.
-        return current.ends_at_ms if current.state is LeaseState.OPEN else self.clock.now_ms() + MS_PER_SECOND
 
 
 def _fields(lease: Lease) -> dict[str, str]:

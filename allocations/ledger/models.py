@@ -74,9 +74,17 @@ class Balance:
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
-    """Amounts to hold at the last allocation of a path (from the root down), counted at each."""
+class Movement:
+    """An amount that goes from one account (not the budget) to another: one row of the journal.
+
+    It moves at the last allocation of the path (from the root down), and counts at each. `quantities` are the physical
+    ones of what is posted, or given back.
+    """
 
     transaction: Transaction
     path: Sequence[str]
-    amounts: Mapping[Unit, int]
+    unit: Unit
+    source: Account
+    target: Account
+    amount: int
+    quantities: Mapping[str, int] | None = None

@@ -15,35 +15,33 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, bindparam, insert, select, update
+from sqlalchemy import Boolean, and_, bindparam, insert, or_, select, true, update
 
+from allocations.db.bulk import BulkInsert
 from allocations.db.schema import allocations, balances, journal, paths_of
 from allocations.errors import InsufficientBalanceError, UnknownAllocationError
-from allocations.ledger.models import Account, Balance, Unit
+from allocations.ledger.models import Account, Balance, Movement, Unit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection
 
-    from allocations.ledger.models import Holding, Transaction
+    from allocations.ledger.models import Transaction
 
 MICROCREDITS_PER_CREDIT = 1_000_000
 
 # Built once: making a statement costs more than running it.
 _HERE = and_(balances.c.allocation_id == bindparam("node"), balances.c.unit == bindparam("of_unit"))
-_HOLD = (
+_USED_THEN = balances.c.posted + balances.c.held + bindparam("more_held") + bindparam("more_posted")
+_MOVE = (
     update(balances)
-    .where(_HERE, balances.c.posted + balances.c.held + bindparam("amount") <= balances.c.limit_amount)
-    .values(held=balances.c.held + bindparam("amount"))
-)
-_END_HOLD = (
-    update(balances)
-    .where(_HERE)
-    .values(held=balances.c.held - bindparam("amount"), posted=balances.c.posted + bindparam("charged"))
+    .where(_HERE, or_(bindparam("freely", type_=Boolean) == true(), balances.c.limit_amount >= _USED_THEN))
+    .values(held=balances.c.held + bindparam("more_held"), posted=balances.c.posted + bindparam("more_posted"))
 )
 _CHANGE_LIMIT = update(balances).where(_HERE).values(limit_amount=balances.c.limit_amount + bindparam("amount"))
 _UNITS = select(balances.c.allocation_id, balances.c.unit).where(
@@ -58,7 +56,7 @@ _NODES = (
 )
 _LOCK_NODES = _NODES.with_for_update(of=balances)
 _PARENT = select(allocations.c.parent_id).where(allocations.c.id == bindparam("node"))
-_POST = insert(journal)
+_POST = BulkInsert(journal)
 _ROW = select(balances).where(_HERE)
 
 
@@ -93,7 +91,7 @@ class Ledger:
             return
         connection.execute(_CHANGE_LIMIT, {"node": allocation_id, "of_unit": unit, "amount": amount})
         source, target = (Account.BUDGET, Account.FREE) if amount > 0 else (Account.FREE, Account.BUDGET)
-        self._post(connection, _rows(transaction, allocation_id, unit, [(source, target, abs(amount), None)]))
+        _POST.run(connection, [_row(Movement(transaction, [allocation_id], unit, source, target, abs(amount)))])
 
     def balances(self, connection: Connection, nodes: Iterable[str], *, lock: bool) -> dict[tuple[str, Unit], Balance]:
         """Return every balance of allocations and of all above them, locked from the root down when asked.
@@ -108,73 +106,39 @@ class Ledger:
             for row in rows
         }
 
-    def hold(self, connection: Connection, holdings: Sequence[Holding]) -> None:
-        """Hold amounts, each at the last allocation of its path, counted at each ancestor that is limited in the unit.
+    def move(self, connection: Connection, movements: Sequence[Movement]) -> None:
+        """Move amounts, in the order given, each counted at every allocation of its path that is limited in the unit.
 
-        InsufficientBalanceError names the allocation that binds; the caller's transaction must then be rolled back.
+        InsufficientBalanceError names the allocation whose limit does not allow what is to be held; the caller's
+        transaction must then be rolled back.
         """
-        sums: dict[tuple[str, Unit], int] = defaultdict(int)
-        order: dict[str, bool] = {}
-        for holding in holdings:
-            for node in holding.path:
-                order[node] = node == holding.path[-1]
-                for unit, amount in holding.amounts.items():
-                    sums[node, unit] += amount
-        # Admission holds credits and, now and then, another unit that not every node is limited in.
-        limited = self._limited(connection, order) if any(len(one.amounts) > 1 for one in holdings) else None
-        for (node, unit), amount in sums.items():
-            if limited is not None and (node, unit) not in limited:
-                continue
-            taken = connection.execute(_HOLD, {"node": node, "of_unit": unit, "amount": amount})
-            if taken.rowcount == 0:
-                name = connection.execute(select(allocations.c.name).where(allocations.c.id == node)).scalar_one()
-                raise insufficient(self.balance(connection, node, unit), amount, name, is_leaf=order[node])
-        self._post(
-            connection,
-            [
-                row
-                for holding in holdings
-                for unit, amount in sorted(holding.amounts.items())
-                for row in _rows(
-                    holding.transaction, holding.path[-1], unit, [(Account.FREE, Account.HELD, amount, None)]
-                )
-            ],
-        )
-
-    def end_hold(
-        self,
-        connection: Connection,
-        transaction: Transaction,
-        path: Sequence[str],
-        unit: Unit,
-        amount: int,
-        charged: int,
-        quantities: Mapping[str, int],
-    ) -> None:
-        """End a hold: post what is charged (<= amount), free the rest. `quantities` are the physical ones."""
-        assert 0 <= charged <= amount, "a charge never exceeds its hold"
-        for node in path:
-            connection.execute(_END_HOLD, {"node": node, "of_unit": unit, "amount": amount, "charged": charged})
-        moves = [
-            (Account.HELD, Account.POSTED, charged, quantities),
-            (Account.HELD, Account.FREE, amount - charged, None),
+        changes: dict[tuple[str, Unit], _Change] = defaultdict(_Change)
+        for one in movements:
+            for node in one.path:
+                change = changes[node, one.unit]
+                change.held += one.amount * ((one.target is Account.HELD) - (one.source is Account.HELD))
+                change.posted += one.amount * ((one.target is Account.POSTED) - (one.source is Account.POSTED))
+                change.takes |= one.target is Account.HELD
+                change.is_leaf = node == one.path[-1]
+        if any(unit is not Unit.CREDITS for _, unit in changes):
+            # In credits every allocation is limited, in other units some are.
+            limited = self._limited(connection, {node for node, _ in changes})
+            changes = {at: change for at, change in changes.items() if at in limited}
+        if not changes:
+            return
+        parameters = [
+            {
+                "node": node,
+                "of_unit": unit,
+                "more_held": change.held,
+                "more_posted": change.posted,
+                "freely": not change.takes,
+            }
+            for (node, unit), change in changes.items()
         ]
-        self._post(connection, _rows(transaction, path[-1], unit, moves))
-
-    def refund(
-        self,
-        connection: Connection,
-        transaction: Transaction,
-        path: Sequence[str],
-        unit: Unit,
-        amount: int,
-        quantities: Mapping[str, int],
-    ) -> None:
-        """Give back a part of what was posted. `quantities` are the physical ones that were not used."""
-        for node in path:
-            connection.execute(_END_HOLD, {"node": node, "of_unit": unit, "amount": 0, "charged": -amount})
-        moves = [(Account.POSTED, Account.FREE, amount, quantities)]
-        self._post(connection, _rows(transaction, path[-1], unit, moves))
+        if connection.execute(_MOVE, parameters).rowcount != len(changes):
+            raise self._over_limit(connection, changes)
+        _POST.run(connection, [_row(one) for one in movements if one.amount > 0])
 
     def balance(self, connection: Connection, allocation_id: str, unit: Unit = Unit.CREDITS) -> Balance:
         """Return the balance of one unit; KeyError when the allocation is not limited in it."""
@@ -212,36 +176,46 @@ class Ledger:
         rows = connection.execute(_UNITS, {"nodes": list(nodes)})
         return {(row.allocation_id, row.unit) for row in rows}
 
-    def _post(self, connection: Connection, rows: list[dict[str, Any]]) -> None:
-        if rows:
-            connection.execute(_POST, rows)
+    def _over_limit(self, connection: Connection, changes: Mapping[tuple[str, Unit], _Change]) -> Exception:
+        """Return the error of an allocation that has no room for its change, to be made or just made elsewhere.
+
+        Callers have locked and looked before they hold; this is the last line, and names the first that it finds.
+        """
+        for (node, unit), change in changes.items():
+            balance = self.balance(connection, node, unit)
+            if change.takes and change.held + change.posted > balance.available:
+                name = connection.execute(select(allocations.c.name).where(allocations.c.id == node)).scalar_one()
+                return insufficient(balance, change.held + change.posted, name, is_leaf=change.is_leaf)
+        return KeyError(f"an allocation among {sorted({node for node, _ in changes})} has no balance")
 
 
-def _rows(
-    transaction: Transaction,
-    allocation_id: str,
-    unit: Unit,
-    moves: Sequence[tuple[Account, Account, int, Mapping[str, int] | None]],
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "transaction_id": transaction.id,
-            "at_ms": transaction.at_ms,
-            "kind": transaction.kind,
-            "allocation_id": allocation_id,
-            "unit": unit,
-            "debit": source,
-            "credit": target,
-            "amount": amount,
-            "lease_id": transaction.lease_id,
-            "actor": transaction.actor,
-            "quantities": json.dumps(quantities) if quantities is not None else None,
-            "memo": transaction.memo,
-            "policy_version": transaction.policy_version,
-        }
-        for source, target, amount, quantities in moves
-        if amount > 0
-    ]
+@dataclass(slots=True)
+class _Change:
+    """What movements change together in one balance; `takes` when any of them holds."""
+
+    held: int = 0
+    posted: int = 0
+    takes: bool = False
+    is_leaf: bool = False
+
+
+def _row(movement: Movement) -> dict[str, Any]:
+    transaction, quantities = movement.transaction, movement.quantities
+    return {
+        "transaction_id": transaction.id,
+        "at_ms": transaction.at_ms,
+        "kind": transaction.kind,
+        "allocation_id": movement.path[-1],
+        "unit": movement.unit,
+        "debit": movement.source,
+        "credit": movement.target,
+        "amount": movement.amount,
+        "lease_id": transaction.lease_id,
+        "actor": transaction.actor,
+        "quantities": json.dumps(quantities) if quantities is not None else None,
+        "memo": transaction.memo,
+        "policy_version": transaction.policy_version,
+    }
 
 
 def insufficient(balance: Balance, amount: int, name: str, *, is_leaf: bool) -> InsufficientBalanceError:

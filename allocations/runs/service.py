@@ -15,7 +15,7 @@ from allocations.errors import (
     InvalidInputError,
     NotFoundError,
 )
-from allocations.leases.models import EndReason, LeaseKind, LeaseRequest, LeaseState
+from allocations.leases.models import Ending, EndReason, LeaseKind, LeaseRequest, LeaseState
 from allocations.runs.models import ACTIVE_STATES, ENDED_STATES, Outcome, Run, RunError, RunState, RunView
 
 if TYPE_CHECKING:
@@ -201,10 +201,12 @@ class RunService:
                 return self._view(connection, self._lose(connection, run, finish))
             if finish.started_at_ms is None:
                 # Ended before the notebook began: nothing ran that could be charged.
-                lease = self.leases.void_within(connection, run.lease_id, EndReason.NEVER_RAN)
+                ending = Ending(run.lease_id, LeaseState.VOIDED, EndReason.NEVER_RAN)
             else:
-                self.leases.start_within(connection, run.lease_id, finish.started_at_ms)
-                lease = self.leases.settle_within(connection, run.lease_id, finish.ended_at_ms, EndReason.STOPPED)
+                ending = Ending(
+                    run.lease_id, LeaseState.SETTLED, EndReason.STOPPED, finish.ended_at_ms, finish.started_at_ms
+                )
+            lease = self.leases.end_within(connection, ending)
             changes: dict[str, Any] = {
                 "state": RunState(finish.outcome.value),
                 "started_at_ms": lease.started_at_ms,
@@ -339,7 +341,7 @@ class RunService:
 
     def _lose(self, connection: Connection, run: Run, finish: Finish) -> Run:
         assert run.lease_id is not None  # an active run has a lease
-        lease = self.leases.void_within(connection, run.lease_id, EndReason.LOST)
+        lease = self.leases.end_within(connection, Ending(run.lease_id, LeaseState.VOIDED, EndReason.LOST))
         changes: dict[str, Any] = {"cells_done": 0, "current_cell": None, "started_at_ms": None}
         if run.cancel_requested:
             changes |= {"state": RunState.CANCELLED, "ended_at_ms": lease.ended_at_ms}

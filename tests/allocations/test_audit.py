@@ -82,7 +82,7 @@ def test_1_use_beyond_a_limit_that_was_never_lowered(bench: Bench) -> None:
 def test_1_a_limit_lowered_later_is_no_difference_but_a_hold_after_it_is(bench: Bench) -> None:
     allocation, settled, _ = used(bench)
     with bench.services.database.write() as connection:
-        limit = bench.services.leases.ledger.balance(connection, allocation).limit
+        limit = bench.services.lifecycle.ledger.balance(connection, allocation).limit
         bench.services.lifecycle.change_limit(connection, allocation, 1 - limit, "t", TransactionKind.GRANT, "lowered")
     assert violations(bench) == []
     tamper(

@@ -90,7 +90,7 @@ class Bank:
 
     def top_up(self) -> None:
         """Give back what was spent, so that the tree is always nearly empty, never dead."""
-        ledger = self.services.leases.ledger
+        ledger = self.services.lifecycle.ledger
         try:
             with self.services.database.write() as connection:
                 for node, share in self.shares.items():
@@ -208,4 +208,4 @@ def test_no_limit_is_exceeded_whoever_is_killed(tmp_path: Path) -> None:
             assert connection.execute(open_leases).scalar_one() == 0
             assert audit_ledger(connection).violations == ()
             for node in bank.shares:
-                assert bank.services.leases.ledger.balance(connection, node).held == 0
+                assert bank.services.lifecycle.ledger.balance(connection, node).held == 0

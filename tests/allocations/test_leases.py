@@ -382,7 +382,7 @@ def test_gpu_seconds_are_limited_where_an_award_says_so(bench: Bench) -> None:
         '{"largest": [{"cores": 8, "memory_gib": 32, "gpus": 1}], '
         '"at_once": {"servers_per_person": 2, "cores": 64, "gpus": 1}}'
     )
-    ledger = services.leases.ledger
+    ledger = services.lifecycle.ledger
     with services.database.write() as connection:
         services.lifecycle.allocations.change(connection, root, award=award)
         ledger.open_account(connection, root, Unit.GPU_SECONDS)

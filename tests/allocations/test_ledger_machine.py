@@ -357,7 +357,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def the_balances_are_the_oracles(self) -> None:
         with self.services.database.read() as connection:
             for name, node in self.oracle.nodes.items():
-                balance = self.services.leases.ledger.balance(connection, name)
+                balance = self.services.lifecycle.ledger.balance(connection, name)
                 assert (balance.limit, balance.held, balance.posted) == (node.limit, node.held, node.posted)
 
     @invariant()
