@@ -7,14 +7,15 @@ has no round trips to save.
 from __future__ import annotations
 
 import json
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import JSON, Integer, Text, and_, bindparam, cast, column, func, insert, select, update
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, Connection, Table, TableValuedAlias
+    from sqlalchemy import ColumnElement, Connection, Insert, Table, TableValuedAlias, Update
 
 Row = dict[str, Any]
 # Fewer rows than this cost less as statements that the server has prepared.
@@ -22,60 +23,61 @@ TOGETHER_MIN = 4
 _PLACE = "place_in_order"
 
 
-class BulkInsert:
+class _Bulk:
+    """A statement for one row, and one for all rows that are sent together."""
+
+    def __init__(self, each: Insert | Update, together: Insert | Update, names: Mapping[str, str]) -> None:
+        """`names` are those of a row's fields, with their names in `each`."""
+        self._each, self._together, self._names = each, together, names
+        self._raw: tuple[str, list[str]] | None = None
+
+    def run(self, connection: Connection, rows: Sequence[Row]) -> int:
+        """Write rows; return how many were found, or made."""
+        if not rows:
+            return 0
+        if len(rows) < TOGETHER_MIN:
+            each = [{sent: row[name] for name, sent in self._names.items()} for row in rows]
+            return connection.execute(self._each, each).rowcount
+        if connection.dialect.name == "postgresql":
+            sent = json.dumps([{**row, _PLACE: place} for place, row in enumerate(rows)])
+            return connection.execute(self._together, {"sent": sent}).rowcount
+        # Straight to the driver, which takes these values as they are: preparing each row would cost more than it.
+        if self._raw is None:
+            fields = {sent: name for name, sent in self._names.items()}
+            compiled = self._each.compile(dialect=connection.dialect, column_keys=list(fields))
+            self._raw = str(compiled), [fields[sent] for sent in compiled.positiontup or ()]
+        statement, order = self._raw
+        get = itemgetter(*order)
+        return connection.exec_driver_sql(statement, [get(row) for row in rows]).rowcount
+
+
+class BulkInsert(_Bulk):
     """Inserts rows, all with the same columns; serial keys are given in their order."""
 
     def __init__(self, table: Table) -> None:
         names = [one.name for one in table.columns if one is not table.autoincrement_column]
         sent = _sent(table, names)
-        self._each = insert(table)
-        self._together = insert(table).from_select(
-            names, select(*(sent.c[name] for name in names)).order_by(sent.c[_PLACE])
-        )
-
-    def run(self, connection: Connection, rows: Sequence[Row]) -> None:
-        """Insert rows."""
-        if _together(connection, rows):
-            connection.execute(self._together, _as_json(rows))
-        elif rows:
-            connection.execute(self._each, list(rows))
+        together = select(*(sent.c[name] for name in names)).order_by(sent.c[_PLACE])
+        super().__init__(insert(table), insert(table).from_select(names, together), {name: name for name in names})
 
 
-class BulkUpdate:
+class BulkUpdate(_Bulk):
     """Sets columns of rows that are found by their keys, each to values of its own."""
 
     def __init__(self, table: Table, key: Sequence[str], values: Sequence[str], *also: ColumnElement[bool]) -> None:
-        """`also` is what must hold of each row besides."""
+        """`also` is what must hold of each row besides, without parameters."""
         sent = _sent(table, [*key, *values])
         # SQLAlchemy keeps the columns' own names for values to set, hence others for those to look for.
-        self._names = {name: f"sent_{name}" for name in (*key, *values)}
-        self._each = (
+        names = {name: f"sent_{name}" for name in (*key, *values)}
+        super().__init__(
             update(table)
-            .where(and_(*(table.c[name] == bindparam(self._names[name]) for name in key), *also))
-            .values({name: bindparam(self._names[name]) for name in values})
-        )
-        self._together = (
+            .where(and_(*(table.c[name] == bindparam(names[name]) for name in key), *also))
+            .values({name: bindparam(names[name]) for name in values}),
             update(table)
             .where(and_(*(table.c[name] == sent.c[name] for name in key), *also))
-            .values({name: sent.c[name] for name in values})
+            .values({name: sent.c[name] for name in values}),
+            names,
         )
-
-    def run(self, connection: Connection, rows: Sequence[Row]) -> int:
-        """Update rows, each with its key and values; return how many were found."""
-        if _together(connection, rows):
-            return int(connection.execute(self._together, _as_json(rows)).rowcount)
-        if not rows:
-            return 0
-        each = [{sent: row[name] for name, sent in self._names.items()} for row in rows]
-        return int(connection.execute(self._each, each).rowcount)
-
-
-def _together(connection: Connection, rows: Sequence[Row]) -> bool:
-    return connection.dialect.name == "postgresql" and len(rows) >= TOGETHER_MIN
-
-
-def _as_json(rows: Sequence[Row]) -> dict[str, str]:
-    return {"sent": json.dumps([{**row, _PLACE: place} for place, row in enumerate(rows)])}
 
 
 def _sent(table: Table, names: Sequence[str]) -> TableValuedAlias:

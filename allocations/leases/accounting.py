@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from allocations.clock import Clock
     from allocations.ids import IdFactory
     from allocations.leases.store import LeaseStore
-    from allocations.ledger.models import Balance
     from allocations.ledger.service import Ledger
     from allocations.lifecycle.models import Allocation, Member
     from allocations.lifecycle.stores.allocations import AllocationStore
@@ -57,7 +56,7 @@ class _Books:
     now_ms: int
     nodes: Mapping[str, Allocation]
     members: Mapping[tuple[str, str], Member]
-    balances: dict[tuple[str, Unit], Balance]
+    free: dict[tuple[str, Unit], int]
     leases: dict[str, Lease]
     holds: dict[str, list[Hold]]
     paths: dict[str, list[Allocation]] = field(default_factory=dict)
@@ -93,8 +92,7 @@ class _Books:
 
     def available(self, lease: Lease, unit: Unit) -> int:
         """Return what a hold may take at most: the least that any node of the path has free."""
-        found = (self.balances.get((node.id, unit)) for node in self.path(lease))
-        return min(balance.available for balance in found if balance is not None)
+        return min(free for node in self.path(lease) if (free := self.free.get((node.id, unit))) is not None)
 
     def move(
         self,
@@ -111,14 +109,10 @@ class _Books:
             return
         ids = [node.id for node in self.path(lease)]
         self.movements.append(Movement(transaction, ids, hold.unit, source, target, amount, quantities))
-        held = amount * ((target is Account.HELD) - (source is Account.HELD))
-        posted = amount * ((target is Account.POSTED) - (source is Account.POSTED))
-        for node in ids:
-            balance = self.balances.get((node, hold.unit))
-            if balance is not None:
-                self.balances[node, hold.unit] = replace(
-                    balance, held=balance.held + held, posted=balance.posted + posted
-                )
+        freed = amount * ((target is Account.FREE) - (source is Account.FREE))
+        for node in ids if freed else ():
+            if (node, hold.unit) in self.free:
+                self.free[node, hold.unit] += freed
 
     def end_hold(self, transaction: Transaction, lease: Lease, hold: Hold, state: LeaseState, charged: int) -> None:
         """End a hold: post what is charged, free the rest."""
@@ -189,7 +183,7 @@ class Accounting:
             now_ms=self.clock.now_ms(),
             nodes=nodes,
             members=self.allocations.members_among(connection, on, people),
-            balances=balances,
+            free={at: balance.available for at, balance in balances.items()},
             leases={lease.id: lease for lease, _ in found.values()},
             holds={lease.id: holds for lease, holds in found.values()},
         )
