@@ -11,10 +11,11 @@ from sqlalchemy import case, func, select
 
 from allocations.clock import MS_PER_DAY, MS_PER_SECOND, to_rfc3339
 from allocations.db.schema import journal, leases
-from allocations.errors import NotFoundError, UnknownAllocationError
+from allocations.errors import NotFoundError
 from allocations.leases.models import LeaseKind
 from allocations.leases.views import LeaseView, View
 from allocations.ledger.models import Account, Unit
+from allocations.lifecycle.authority import unknown_allocation
 from allocations.lifecycle.models import MANAGING_ROLES, Member, MemberRole, Request, RequestState, Review
 
 if TYPE_CHECKING:
@@ -351,9 +352,7 @@ class ReportService:
         path = self.ledger.path(connection, allocation_id) if found else []
         roles = self.allocations.roles_along(connection, path, actor.name)
         if found is None or not (roles or actor.admin):
-            raise UnknownAllocationError(
-                f"There is no allocation {allocation_id!r}.", "Choose one of your own allocations."
-            )
+            raise unknown_allocation(allocation_id)
         return found, roles
 
     def _allocation_view(

@@ -61,7 +61,7 @@ RULES = {
     "GET /audit": Rule((403, 403, 403, 200, 403)),
     "POST /requests": Rule((201, 201, 201, 201, 403), {"tier": "research", "title": "T", "justification": "J"}),
     # Only who leads the allocation reports on it; this one has a single instalment.
-    "POST /allocations/{allocation_id}/progress": Rule((409, 403, 403, 403, 403), {"report": "We went on."}),
+    "POST /allocations/{allocation_id}/progress": Rule((409, 404, 404, 403, 403), {"report": "We went on."}),
     "GET /requests": Rule(OWN_LIST),
     "GET /requests/queue": Rule((403, 403, 200, 200, 403)),
     "GET /requests/{request_id}": Rule((200, 404, 200, 200, 403)),
