@@ -128,7 +128,7 @@ class MemberService:
             )
             return replace(invitation, state=state, answered_at_ms=now_ms)
 
-    def revoke(self, actor: Actor, invitation_id: str) -> None:
+    def revoke(self, actor: Actor, invitation_id: str) -> Invitation:
         """Withdraw an invitation that has not been answered; leads and managers only."""
         with self.database.write() as connection:
             invitation = self._pending(
@@ -136,10 +136,12 @@ class MemberService:
                 invitation_id,
                 lambda found: self.authority.manages(connection, actor, found.allocation_id),
             )
-            self.invitations.end(connection, invitation_id, InvitationState.REVOKED, self.clock.now_ms())
+            now_ms = self.clock.now_ms()
+            self.invitations.end(connection, invitation_id, InvitationState.REVOKED, now_ms)
             self.authority.record(
                 connection, actor.name, "member.revoke", invitation.allocation_id, person=invitation.person
             )
+            return replace(invitation, state=InvitationState.REVOKED, answered_at_ms=now_ms)
 
     def invitations_of(self, person: str) -> list[Invitation]:
         """Return what waits for a person's answer, oldest first."""
