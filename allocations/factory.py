@@ -185,8 +185,6 @@ def make_services(
             database=database,
             clock=clock,
             new_id=new_id,
-            ledger=ledger,
-            allocations=allocations,
             publications=PublicationStore(),
             authority=authority,
         ),

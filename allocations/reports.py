@@ -11,11 +11,13 @@ from sqlalchemy import case, func, select
 
 from allocations.clock import MS_PER_DAY, MS_PER_SECOND, to_rfc3339
 from allocations.db.schema import journal, leases
-from allocations.errors import NotFoundError, UnknownAllocationError
+from allocations.errors import NotFoundError
 from allocations.leases.models import LeaseKind
 from allocations.leases.views import LeaseView, View
 from allocations.ledger.models import Account, Unit
-from allocations.lifecycle.models import MANAGING_ROLES, Member, MemberRole, Request, RequestState, Review
+from allocations.lifecycle.authority import unknown_allocation
+from allocations.lifecycle.models import MANAGING_ROLES, Award, Member, MemberRole, Request, RequestState, Review
+from allocations.policy.models import AtOnce, Shape  # pydantic reads them at run time
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -64,11 +66,26 @@ class AllocationView(View):
 
 
 class MemberView(View):
-    """A person's place in an allocation."""
+    """A person's place in an allocation, and what a lead lets them run at once; None: as much as everybody."""
 
     person: str
     role: str
     joined_at: str
+    servers_max: int | None
+    cores_max: int | None
+    gpus_max: int | None
+
+    @classmethod
+    def from_member(cls, member: Member) -> MemberView:
+        """Show a member."""
+        return cls(
+            person=member.person,
+            role=member.role,
+            joined_at=to_rfc3339(member.joined_at_ms),
+            servers_max=member.servers_max,
+            cores_max=member.cores_max,
+            gpus_max=member.gpus_max,
+        )
 
 
 class JournalEntryView(View):
@@ -126,6 +143,31 @@ class AllocationDetail(View):
     burn_down: BurnDown
 
 
+class AwardView(View):
+    """What is asked for or awarded; `credits` in whole credits, what is None is as the tier says."""
+
+    credits: int | None
+    gpu_hours: int | None
+    core_hours: int | None
+    largest: list[Shape] | None
+    at_once: AtOnce | None
+    term_days: int | None
+    renewable: bool
+
+    @classmethod
+    def from_award(cls, award: Award) -> AwardView:
+        """Show an award."""
+        return cls(
+            credits=award.credits,
+            gpu_hours=award.gpu_hours,
+            core_hours=award.core_hours,
+            largest=None if award.largest is None else list(award.largest),
+            at_once=award.at_once,
+            term_days=award.term_days,
+            renewable=award.renewable,
+        )
+
+
 class ReviewView(View):
     """A reviewer's word."""
 
@@ -148,7 +190,7 @@ class ReviewView(View):
 
 
 class RequestView(View):
-    """A request with its reviews."""
+    """A request with its reviews; `awarded` is what was given when it was approved."""
 
     id: str
     kind: str
@@ -161,6 +203,8 @@ class RequestView(View):
     allocation: str | None
     created_at: str
     updated_at: str
+    asked: AwardView
+    awarded: AwardView | None
     reviews: list[ReviewView]
 
     @classmethod
@@ -178,6 +222,8 @@ class RequestView(View):
             allocation=request.allocation_id,
             created_at=to_rfc3339(request.created_at_ms),
             updated_at=to_rfc3339(request.updated_at_ms),
+            asked=AwardView.from_award(request.asked.model_copy(update={"credits": request.credits or None})),
+            awarded=None if request.awarded is None else AwardView.from_award(request.awarded),
             reviews=[ReviewView.from_review(review) for review in reviews],
         )
 
@@ -261,7 +307,7 @@ class ReportService:
             return AllocationDetail(
                 allocation=self._allocation_view(connection, found, own.role if own else None),
                 tree=[self._allocation_view(connection, node, None) for node in subtree],
-                members=[_member_view(member) for member in self.allocations.members(connection, [found.id])],
+                members=[MemberView.from_member(member) for member in self.allocations.members(connection, [found.id])],
                 leases=self.leases.views(connection, running),
                 charges=self._charges(connection, ids, person=None if may_manage else actor.name),
                 may_manage=may_manage,
@@ -292,10 +338,11 @@ class ReportService:
                 raise _no_lease(lease_id)
             return self.leases.views(connection, [lease])[0]
 
-    def require_visible(self, actor: Actor, allocation_id: str) -> None:
-        """Raise UnknownAllocationError unless the person belongs to the allocation or is an administrator."""
+    def names(self, allocation_ids: Iterable[str]) -> dict[str, str]:
+        """Return the names of allocations by id, to show with what a person was offered."""
         with self.database.read() as connection:
-            self._visible(connection, actor, allocation_id)
+            found = (self.allocations.get(connection, allocation_id) for allocation_id in allocation_ids)
+            return {allocation.id: allocation.name for allocation in found if allocation is not None}
 
     def requests_of(self, person: str) -> list[RequestView]:
         """Return a person's requests, newest first."""
@@ -351,9 +398,7 @@ class ReportService:
         path = self.ledger.path(connection, allocation_id) if found else []
         roles = self.allocations.roles_along(connection, path, actor.name)
         if found is None or not (roles or actor.admin):
-            raise UnknownAllocationError(
-                f"There is no allocation {allocation_id!r}.", "Choose one of your own allocations."
-            )
+            raise unknown_allocation(allocation_id)
         return found, roles
 
     def _allocation_view(
@@ -491,7 +536,3 @@ def _date(at_ms: int) -> date:
 
 def _no_lease(lease_id: str) -> NotFoundError:
     return NotFoundError(f"There is no lease {lease_id!r}.", "Look the lease up in the list of leases.")
-
-
-def _member_view(member: Member) -> MemberView:
-    return MemberView(person=member.person, role=member.role, joined_at=to_rfc3339(member.joined_at_ms))

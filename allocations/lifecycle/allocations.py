@@ -234,7 +234,7 @@ class AllocationService:
     def close(self, actor: Actor, allocation_id: str, why: str) -> None:
         """Close an allocation, and all below it, for good; for a sub-allocation, who manages its parent may do so."""
         with self.database.read() as connection:
-            is_whole = self.authority.find(connection, allocation_id).parent_id is None
+            is_whole = self.authority.seen(connection, actor, allocation_id).parent_id is None
         self._act(actor, allocation_id, AllocationAction.CLOSE if is_whole else AllocationAction.CLOSE_SHARE, why)
 
     def advance(self) -> int:
@@ -328,8 +328,7 @@ class AllocationService:
         with self.database.write() as connection:
             allocation = self._locked(connection, allocation_id)
             if transition.party is AllocationParty.MANAGER:
-                assert allocation.parent_id is not None  # managers act on what is a part of theirs
-                self.authority.managed(connection, actor, allocation.parent_id)
+                self.authority.managed_part(connection, actor, allocation_id)
                 if not why.strip():
                     raise InvalidInputError("A reason is needed.", "Say why: it is kept in the audit log.")
             if allocation.state not in transition.sources:

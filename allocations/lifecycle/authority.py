@@ -13,6 +13,7 @@ from allocations.errors import (
 from allocations.lifecycle.models import (
     MANAGING_ROLES,
     Allocation,
+    MemberRole,
 )
 
 if TYPE_CHECKING:
@@ -49,21 +50,49 @@ class Authority:
     outbox: Outbox
 
     def find(self, connection: Connection, allocation_id: str) -> Allocation:
-        """Return the allocation; UnknownAllocationError when there is none."""
+        """Return the allocation; UnknownAllocationError when there is none. It says nothing of who may know of it."""
         allocation = self.allocations.get(connection, allocation_id)
         if allocation is None:
-            raise UnknownAllocationError(
-                f"There is no allocation {allocation_id!r}.", "Choose one from the list of allocations."
-            )
+            raise unknown_allocation(allocation_id)
         return allocation
 
-    def managed(self, connection: Connection, actor: Actor, allocation_id: str) -> Allocation:
-        """Return the allocation to leads and managers (here or above) and administrators; else NotAllowedError."""
+    def seen(self, connection: Connection, actor: Actor, allocation_id: str) -> Allocation:
+        """Return the allocation to who belongs to it (here or above) and to administrators.
+
+        To anybody else it is, word for word, one that is not there: UnknownAllocationError.
+        """
         allocation = self.find(connection, allocation_id)
-        path = self.ledger.path(connection, allocation_id)
-        if actor.admin or self.allocations.roles_along(connection, path, actor.name) & MANAGING_ROLES:
+        if not (actor.admin or self._roles(connection, actor, allocation_id)):
+            raise unknown_allocation(allocation_id)
+        return allocation
+
+    def manages(self, connection: Connection, actor: Actor, allocation_id: str) -> bool:
+        """Say whether a person leads or manages an allocation (here or above) or is an administrator."""
+        return actor.admin or bool(self._roles(connection, actor, allocation_id) & MANAGING_ROLES)
+
+    def managed(self, connection: Connection, actor: Actor, allocation_id: str) -> Allocation:
+        """Return the allocation to who manages it; else as `seen`, and NotAllowedError to those who may know of it."""
+        allocation = self.seen(connection, actor, allocation_id)
+        if self.manages(connection, actor, allocation_id):
             return allocation
         raise NotAllowedError(f"Only leads and managers of “{allocation.name}” may do this.", "Ask one of them.")
+
+    def managed_part(self, connection: Connection, actor: Actor, allocation_id: str) -> tuple[Allocation, Allocation]:
+        """Return a sub-allocation and its parent to who manages the parent, whose name others do not learn.
+
+        NotAllowedError for a whole allocation, which is a part of nothing; else as `managed`.
+        """
+        part = self.seen(connection, actor, allocation_id)
+        if part.parent_id is None:
+            raise NotAllowedError(
+                f"“{part.name}” is a whole allocation: what it has is awarded.",
+                "Request a supplement, or ask an administrator.",
+            )
+        if not self.manages(connection, actor, part.parent_id):
+            raise NotAllowedError(
+                f"Only leads and managers of what “{part.name}” is a part of may do this.", "Ask one of them."
+            )
+        return part, self.find(connection, part.parent_id)
 
     def lock_subtree(self, connection: Connection, top: Allocation) -> list[Allocation]:
         """Lock the balances of an allocation and all below it, from the top down, and return them as they are then.
@@ -110,3 +139,14 @@ class Authority:
     def tell(self, connection: Connection, *new: Notice) -> None:
         """Leave notices in the outbox, in the transaction of what is done."""
         self.outbox.queue(connection, new, self.clock.now_ms())
+
+    # ------------------------------------------------------------------ inside
+
+    def _roles(self, connection: Connection, actor: Actor, allocation_id: str) -> set[MemberRole]:
+        path = self.ledger.path(connection, allocation_id)
+        return self.allocations.roles_along(connection, path, actor.name)
+
+
+def unknown_allocation(allocation_id: str) -> UnknownAllocationError:
+    """Return the one error of an allocation that is not there, or not there for who asks."""
+    return UnknownAllocationError(f"There is no allocation {allocation_id!r}.", "Choose one of your own allocations.")

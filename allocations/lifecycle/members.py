@@ -23,6 +23,8 @@ from allocations.lifecycle.models import (
 from allocations.outbox import Notice, NoticeKind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import Connection
 
     from allocations.clock import Clock
@@ -103,9 +105,7 @@ class MemberService:
     def answer(self, actor: Actor, invitation_id: str, accept: bool) -> Invitation:
         """Take or refuse a place; the invited person only, and in time."""
         with self.database.write() as connection:
-            invitation = self._pending(connection, invitation_id)
-            if invitation.person != actor.name:
-                raise NotAllowedError("This invitation is for somebody else.", "Sign in as the invited person.")
+            invitation = self._pending(connection, invitation_id, lambda found: found.person == actor.name)
             allocation = self.authority.find(connection, invitation.allocation_id)
             now_ms = self.clock.now_ms()
             if accept:
@@ -128,15 +128,20 @@ class MemberService:
             )
             return replace(invitation, state=state, answered_at_ms=now_ms)
 
-    def revoke(self, actor: Actor, invitation_id: str) -> None:
+    def revoke(self, actor: Actor, invitation_id: str) -> Invitation:
         """Withdraw an invitation that has not been answered; leads and managers only."""
         with self.database.write() as connection:
-            invitation = self._pending(connection, invitation_id)
-            self.authority.managed(connection, actor, invitation.allocation_id)
-            self.invitations.end(connection, invitation_id, InvitationState.REVOKED, self.clock.now_ms())
+            invitation = self._pending(
+                connection,
+                invitation_id,
+                lambda found: self.authority.manages(connection, actor, found.allocation_id),
+            )
+            now_ms = self.clock.now_ms()
+            self.invitations.end(connection, invitation_id, InvitationState.REVOKED, now_ms)
             self.authority.record(
                 connection, actor.name, "member.revoke", invitation.allocation_id, person=invitation.person
             )
+            return replace(invitation, state=InvitationState.REVOKED, answered_at_ms=now_ms)
 
     def invitations_of(self, person: str) -> list[Invitation]:
         """Return what waits for a person's answer, oldest first."""
@@ -196,7 +201,7 @@ class MemberService:
     def remove(self, actor: Actor, allocation_id: str, person: str) -> None:
         """Remove a person (who may be the actor) from an allocation and all below it, but never the last lead."""
         with self.database.write() as connection:
-            allocation = self.authority.find(connection, allocation_id)
+            allocation = self.authority.seen(connection, actor, allocation_id)
             if actor.name != person:
                 self.authority.managed(connection, actor, allocation_id)
             subtree = self.authority.lock_subtree(connection, allocation)
@@ -226,13 +231,16 @@ class MemberService:
             raise TransitionError(f"“{allocation.name}” is {allocation.state}.", "Nobody joins it any more.")
         return allocation
 
-    def _pending(self, connection: Connection, invitation_id: str) -> Invitation:
+    def _pending(
+        self, connection: Connection, invitation_id: str, concerns: Callable[[Invitation], bool]
+    ) -> Invitation:
         """Return an invitation that waits for an answer, its allocation locked.
 
-        Of an answer and a revocation at the same time, the second waits for the lock and finds it no longer pending.
+        One that does not concern who asks is, word for word, one that is not there: NotFoundError. Of an answer and
+        a revocation at the same time, the second waits for the lock and finds it no longer pending.
         """
         invitation = self.invitations.get(connection, invitation_id)
-        if invitation is None:
+        if invitation is None or not concerns(invitation):
             raise NotFoundError(f"There is no invitation {invitation_id!r}.", "Ask for a new one.")
         self.ledger.lock(connection, [invitation.allocation_id])
         invitation = self.invitations.get(connection, invitation_id)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from allocations.clock import MS_PER_DAY
+from allocations.db.idempotency import IdempotencyKey, answered_once
 from allocations.errors import InvalidInputError, NotAllowedError, NotFoundError, TransitionError
 from allocations.lifecycle.members import require_person
 from allocations.lifecycle.models import MANAGING_ROLES, Override, OverrideLimits, OverrideSubject
@@ -35,6 +36,7 @@ class OverrideService:
     overrides: OverrideStore
     authority: Authority
 
+    @answered_once
     def grant(
         self,
         actor: Actor,
@@ -43,6 +45,7 @@ class OverrideService:
         limits: OverrideLimits,
         reason: str,
         days: int,
+        idempotency_key: str | None = None,
     ) -> Override:
         """Set limits of a person, or of an allocation and all below it, for 1 to 90 days; administrators only."""
         self.authority.require_admin(actor, reason)
@@ -53,7 +56,12 @@ class OverrideService:
             raise InvalidInputError("An override sets at least one limit.", "Enter a limit.")
         if subject_kind is OverrideSubject.PERSON:
             subject = require_person(subject)
+        body = {"kind": subject_kind, "subject": subject, "limits": set_limits, "reason": reason, "days": days}
+        key = IdempotencyKey.for_request(actor.name, idempotency_key, "override", body) if idempotency_key else None
         with self.database.write() as connection:
+            known = key.recall(connection) if key else None
+            if known is not None:
+                return self._find(connection, known)
             now_ms = self.clock.now_ms()
             override = Override(
                 id=self.new_id("o"),
@@ -83,15 +91,15 @@ class OverrideService:
                 connection,
                 *(Notice(person, NoticeKind.OVERRIDE_GRANTED, override.id, details=details) for person in people),
             )
+            if key:
+                key.remember(connection, override.id, now_ms)
             return override
 
     def revoke(self, actor: Actor, override_id: str, why: str) -> Override:
         """End an override now; administrators only. TransitionError when it has ended."""
         self.authority.require_admin(actor, why)
         with self.database.write() as connection:
-            override = self.overrides.get(connection, override_id)
-            if override is None:
-                raise NotFoundError(f"There is no override {override_id!r}.", "Choose one from the list.")
+            override = self._find(connection, override_id)
             now_ms = self.clock.now_ms()
             if override.ends_at_ms <= now_ms or not self.overrides.revoke(connection, override_id, actor.name, now_ms):
                 raise TransitionError("The override has ended already.", "Nothing was changed.")
@@ -106,6 +114,12 @@ class OverrideService:
             return self.overrides.all_in_force(connection, self.clock.now_ms())
 
     # ------------------------------------------------------------------ inside
+
+    def _find(self, connection: Connection, override_id: str) -> Override:
+        override = self.overrides.get(connection, override_id)
+        if override is None:
+            raise NotFoundError(f"There is no override {override_id!r}.", "Choose one from the list.")
+        return override
 
     def _concerned(self, connection: Connection, subject_kind: OverrideSubject, subject: str) -> tuple[list[str], str]:
         """Return whom to tell, and the name of what the override is for; UnknownAllocationError when there is none."""

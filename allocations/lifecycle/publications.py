@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from allocations.db.idempotency import answered_once
-from allocations.errors import InvalidInputError, NotAllowedError, NotFoundError
+from allocations.errors import InvalidInputError, NotFoundError
 from allocations.lifecycle.models import Publication
 
 if TYPE_CHECKING:
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from allocations.clock import Clock
     from allocations.db.database import Database
     from allocations.ids import IdFactory
-    from allocations.ledger.service import Ledger
     from allocations.lifecycle.authority import Actor, Authority
-    from allocations.lifecycle.stores.allocations import AllocationStore
     from allocations.lifecycle.stores.publications import PublicationStore
 
 TITLE_LENGTH_MAX = 500
@@ -38,8 +36,6 @@ class PublicationService:
     database: Database
     clock: Clock
     new_id: IdFactory
-    ledger: Ledger
-    allocations: AllocationStore
     publications: PublicationStore
     authority: Authority
 
@@ -53,7 +49,7 @@ class PublicationService:
         doi, bibcode = to_identifiers(identifier)
         title = _require_title(title)
         with self.database.write() as connection:
-            self._require_member(connection, actor, allocation_id)
+            self.authority.seen(connection, actor, allocation_id)
             publication = self.publications.find(connection, doi, bibcode)
             now_ms = self.clock.now_ms()
             if publication is None:
@@ -69,7 +65,7 @@ class PublicationService:
     def unlink(self, actor: Actor, allocation_id: str, publication_id: str) -> None:
         """Take a link away: whoever made it, leads and managers; the publication stays for the others."""
         with self.database.write() as connection:
-            self.authority.find(connection, allocation_id)
+            self.authority.seen(connection, actor, allocation_id)
             linked_by = self.publications.linked_by(connection, publication_id, allocation_id)
             if linked_by != actor.name:
                 self.authority.managed(connection, actor, allocation_id)
@@ -83,22 +79,12 @@ class PublicationService:
     def linked_to(self, actor: Actor, allocation_id: str) -> list[Publication]:
         """Return an allocation's publications, in the order of linking; to its members."""
         with self.database.read() as connection:
-            self._require_member(connection, actor, allocation_id)
+            self.authority.seen(connection, actor, allocation_id)
             return self.publications.linked_to(connection, allocation_id)
 
     def count(self, connection: Connection, allocation_ids: Iterable[str]) -> int:
         """Count the publications of a set of allocations, each once, in the caller's transaction."""
         return self.publications.count(connection, allocation_ids)
-
-    # ------------------------------------------------------------------ inside
-
-    def _require_member(self, connection: Connection, actor: Actor, allocation_id: str) -> None:
-        allocation = self.authority.find(connection, allocation_id)
-        if actor.admin or self.allocations.member(connection, allocation_id, actor.name) is not None:
-            return
-        path = self.ledger.path(connection, allocation_id)
-        if not self.allocations.roles_along(connection, path, actor.name):
-            raise NotAllowedError(f"Only members of “{allocation.name}” may do this.", "Ask one of them.")
 
 
 def to_identifiers(identifier: str) -> tuple[str | None, str | None]:

@@ -125,9 +125,9 @@ class RequestService:
         if kind is RequestKind.NEW:
             raise InvalidInputError("A new allocation is not asked for on another.", "Request a tier instead.")
         with self.database.read() as connection:
-            allocation = self.allocations.get(connection, allocation_id)
+            allocation = self.authority.seen(connection, actor, allocation_id)
             member = self.allocations.member(connection, allocation_id, actor.name)
-        if allocation is None or member is None or member.role not in MANAGING_ROLES:
+        if member is None or member.role not in MANAGING_ROLES:
             raise NotAllowedError("Only leads and managers ask for more of an allocation.", "Ask one of them.")
         if allocation.parent_id is not None:
             raise NotAllowedError(

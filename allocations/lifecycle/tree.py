@@ -152,8 +152,7 @@ class TreeService:
         """Set a sub-allocation's limit. Below what is used, it blocks new starts and rewrites nothing."""
         _require_amount(microcredits)
         with self.database.write() as connection:
-            child = self.authority.find(connection, child_id)
-            parent = self._managed_parent(connection, actor, child)
+            _, parent = self.authority.managed_part(connection, actor, child_id)
             self.ledger.lock(connection, [parent.id, child_id])
             child = self._open(connection, child_id)
             before = self.ledger.balance(connection, child_id).limit
@@ -187,9 +186,9 @@ class TreeService:
         with self.database.write() as connection:
             if key and key.recall(connection) is not None:
                 return
-            source = self.authority.find(connection, source_id)
-            parent = self._managed_parent(connection, actor, source)
-            if self.authority.find(connection, target_id).parent_id != parent.id or source_id == target_id:
+            _, parent = self.authority.managed_part(connection, actor, source_id)
+            siblings = {child.id for child in self.allocations.children(connection, parent.id)}
+            if target_id not in siblings - {source_id}:
                 raise InvalidInputError(
                     f"Budget moves between two different parts of “{parent.name}”.", "Choose another part of it."
                 )
@@ -237,8 +236,7 @@ class TreeService:
         with self.database.write() as connection:
             if key and key.recall(connection) is not None:
                 return
-            child = self.authority.find(connection, child_id)
-            parent = self._managed_parent(connection, actor, child)
+            child, parent = self.authority.managed_part(connection, actor, child_id)
             self.ledger.lock(connection, [parent.id])
             subtree = self.authority.lock_subtree(connection, child)
             self._open(connection, child_id)
@@ -270,14 +268,6 @@ class TreeService:
         self.allocations.add_member(connection, Member(child.id, at_once, MemberRole.LEAD, child.created_at_ms))
         if not belongs:
             self.members.offer(connection, actor, child, lead, MemberRole.LEAD)
-
-    def _managed_parent(self, connection: Connection, actor: Actor, child: Allocation) -> Allocation:
-        """Return the parent to those who manage it; NotAllowedError for a whole allocation, which has none."""
-        if child.parent_id is None:
-            raise NotAllowedError(
-                "The limit of a whole allocation is awarded, not set.", "Request a supplement instead."
-            )
-        return self.authority.managed(connection, actor, child.parent_id)
 
     def _open(self, connection: Connection, allocation_id: str) -> Allocation:
         """Return the allocation as it is now that its balance is locked; TransitionError when it is closed."""

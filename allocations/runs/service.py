@@ -417,6 +417,14 @@ def _require_parameters(parameters: Mapping[str, Any]) -> str:
         raise InvalidInputError(
             "Parameter names must be Python identifiers.", "Name them as in the notebook's parameters cell."
         )
+    try:
+        # What every later answer could not spell as JSON in UTF-8: half of a surrogate pair, NaN, an infinity.
+        json.dumps(parameters, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError as error:
+        raise InvalidInputError(
+            "A parameter holds what JSON in UTF-8 cannot say: NaN, an infinity, or half of a surrogate pair.",
+            "Send another value, or None.",
+        ) from error
     return json.dumps(parameters)
 
 

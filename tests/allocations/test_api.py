@@ -13,8 +13,6 @@ from prometheus_client import generate_latest
 from allocations.api.identity import HubIdentities, Identity, Scope
 from allocations.api.reference import api_reference
 from allocations.app import PREFIX, create_app
-from allocations.lifecycle.authority import Actor
-from allocations.lifecycle.models import MemberRole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,6 +26,7 @@ TOKENS = {
     "ann": Identity("ann", frozenset(PERSON)),
     "bob": Identity("bob", frozenset(PERSON)),
     "lead": Identity("lead", frozenset(PERSON)),
+    "member": Identity("member", frozenset(PERSON)),
     "rev": Identity("rev", frozenset({*PERSON, Scope.REVIEW})),
     "admin": Identity("admin", frozenset({*PERSON, Scope.ADMIN, Scope.REVIEW})),
     "spawner": Identity("spawner", frozenset({Scope.LEASE})),
@@ -54,6 +53,13 @@ def client(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> TestClient:
 def call(client: TestClient, who: str, method: str, path: str, body: Any = None, key: str | None = None) -> Any:
     headers = {"Authorization": f"Bearer {who}"} | ({"Idempotency-Key": key} if key else {})
     return client.request(method, f"{API}{path}", json=body, headers=headers)
+
+
+def join(client: TestClient, lead: str, allocation: str, person: str, role: str = "member") -> None:
+    """Invite a person, who accepts."""
+    invitation = call(client, lead, "POST", f"/allocations/{allocation}/members", {"person": person, "role": role})
+    assert invitation.status_code == 201, invitation.text
+    assert call(client, person, "POST", f"/invitations/{invitation.json()['id']}/accept").json()["state"] == "accepted"
 
 
 def test_every_api_route_is_refused_without_a_token_and_without_its_scope(client: TestClient) -> None:
@@ -110,7 +116,7 @@ def test_a_lease_from_first_to_last(client: TestClient, bench: Bench) -> None:
 
 def test_a_member_manages_nothing_and_a_stranger_sees_nothing(client: TestClient, bench: Bench) -> None:
     root = bench.consortium()
-    bench.services.members.add(Actor("lead"), root, "ann", MemberRole.MEMBER)
+    join(client, "lead", root, "ann")
     divide = {"name": "Group", "microcredits": 1, "lead": "ann"}
     assert call(client, "ann", "POST", f"/allocations/{root}/suballocations", divide).json()["code"] == "not_allowed"
     assert call(client, "bob", "GET", f"/allocations/{root}").json()["code"] == "unknown_allocation"
@@ -221,7 +227,7 @@ def test_what_json_can_spell_and_nothing_can_answer_is_refused(client: TestClien
 def test_leases_are_filtered_paged_and_seen_by_those_who_manage(client: TestClient, bench: Bench) -> None:
     root = bench.consortium()
     entry = bench.accept("ann")
-    bench.services.members.add(Actor("lead"), root, "ann", MemberRole.MEMBER)
+    join(client, "lead", root, "ann")
     made = []
     for allocation in (entry, root, root):
         made.append(bench.acquire(allocation).id)

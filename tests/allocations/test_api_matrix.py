@@ -10,7 +10,10 @@ import pytest
 from fastapi.routing import APIRoute
 
 from allocations.api.v1 import PARTS
-from tests.allocations.test_api import TOKENS, call, client  # noqa: F401  # a fixture
+from allocations.api.v1.members import InvitationAnswer
+from allocations.api.v1.transitions import AdminTransition
+from allocations.lifecycle.models import ALLOCATION_TRANSITIONS, AllocationParty, RequestAction
+from tests.allocations.test_api import TOKENS, call, client, join  # noqa: F401  # a fixture
 
 if TYPE_CHECKING:
     from fastapi.testclient import TestClient
@@ -18,21 +21,27 @@ if TYPE_CHECKING:
     from tests.allocations.conftest import Bench
 
 NOTEBOOK = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
+ANSWER = "POST /invitations/{invitation_id}/{answer}"
+TRANSITION = "POST /allocations/{allocation_id}/{transition}"
 FINISH = {"attempt": 1, "outcome": "succeeded", "ended_at": "2027-01-15T08:00:00Z"}
-# What each may send to things of ann's, in this order. Nobody is 401 everywhere, a token without any scope 403.
-ROLES = ("ann", "bob", "rev", "admin", "spawner")
-LEASES = (403, 403, 403, 403, 200)
-OWN_LIST = (200, 200, 200, 200, 403)
-OWN_ONLY = (200, 404, 404, 404, 403)
-MANAGED = (201, 404, 404, 201, 403)
-PUBLIC = (200, 200, 200, 200, 200)
+# What each may send to things of ann's, in this order: the member is one of ann's allocation, which bob, the reviewer
+# and the administrator do not belong to. Nobody is 401 everywhere, a token without any scope 403.
+ROLES = ("ann", "member", "bob", "rev", "admin", "spawner")
+LEASES = (403, 403, 403, 403, 403, 200)
+OWN_LIST = (200, 200, 200, 200, 200, 403)
+OWN_ONLY = (200, 404, 404, 404, 404, 403)
+SEEN = (200, 200, 404, 404, 200, 403)
+MANAGED = (200, 403, 404, 404, 200, 403)
+MADE = (201, 403, 404, 404, 201, 403)
+ADMIN = (403, 403, 403, 403, 200, 403)
+PUBLIC = (200, 200, 200, 200, 200, 200)
 
 
 @dataclass(frozen=True)
 class Rule:
     """The statuses by role, and a body that is right; `{…}` in it and in the path stand for ids of ann's."""
 
-    statuses: tuple[int, int, int, int, int]
+    statuses: tuple[int, int, int, int, int, int]
     body: dict[str, Any] | None = None
     query: str = ""
 
@@ -41,36 +50,69 @@ RULES = {
     "GET /health": Rule(PUBLIC),
     "GET /start-options": Rule(LEASES, query="?person=ann"),
     "POST /leases": Rule(
-        (403, 403, 403, 403, 201), {"allocation": "{allocation_id}", "person": "ann", "size": "small"}
+        (403, 403, 403, 403, 403, 201), {"allocation": "{allocation_id}", "person": "ann", "size": "small"}
     ),
     "POST /leases/{lease_id}/start": Rule(LEASES, {}),
     "POST /leases/{lease_id}/renew": Rule(LEASES, {}),
     "POST /leases/{lease_id}/settle": Rule(LEASES, {}),
     "POST /leases/{lease_id}/void": Rule(LEASES),
     "GET /leases": Rule(OWN_LIST),
-    "GET /leases/{lease_id}": Rule((200, 404, 404, 200, 403)),
+    "GET /leases/{lease_id}": Rule((200, 404, 404, 404, 200, 403)),
     "GET /agreement": Rule(OWN_LIST),
     "POST /agreement": Rule(OWN_LIST, {"version": "{version}"}),
     "GET /allocations": Rule(OWN_LIST),
-    "GET /allocations/{allocation_id}": Rule((200, 404, 404, 200, 403)),
-    "POST /allocations/{allocation_id}/suballocations": Rule(MANAGED, {"name": "G", "microcredits": 9, "lead": "ann"}),
-    "PATCH /allocations/{child_id}": Rule((200, 404, 404, 200, 403), {"microcredits": 8}),
-    "POST /allocations/{allocation_id}/members": Rule(MANAGED, {"person": "guest"}),
-    "DELETE /allocations/{allocation_id}/members/{person}": Rule((200, 404, 404, 200, 403)),
-    "GET /quotas/ann": Rule((200, 404, 404, 200, 403)),
-    "GET /audit": Rule((403, 403, 403, 200, 403)),
-    "POST /requests": Rule((201, 201, 201, 201, 403), {"tier": "research", "title": "T", "justification": "J"}),
-    # Only who leads the allocation reports on it; this one has a single instalment.
-    "POST /allocations/{allocation_id}/progress": Rule((409, 403, 403, 403, 403), {"report": "We went on."}),
+    "GET /allocations/{allocation_id}": Rule(SEEN),
+    "POST /allocations/{allocation_id}/suballocations": Rule(
+        MADE, {"name": "G", "microcredits": 9, "lead": "ann", "gpu_hours": 1}
+    ),
+    "PATCH /allocations/{child_id}": Rule(MANAGED, {"microcredits": 8}),
+    "POST /allocations/{child_id}/move": Rule(MANAGED, {"to": "{sibling_id}", "microcredits": 1}),
+    "DELETE /allocations/{child_id}": Rule(MANAGED, query="?why=over"),
+    "POST /allocations/{allocation_id}/members": Rule(MADE, {"person": "guest"}),
+    "POST /allocations/{allocation_id}/invitations": Rule(MADE, {"person": "guest", "role": "lead"}),
+    "GET /allocations/{allocation_id}/invitations": Rule(MANAGED),
+    "PATCH /allocations/{allocation_id}/members/{person}": Rule(MANAGED, {"cores_max": 8}),
+    # The person is the member, who may leave.
+    "DELETE /allocations/{allocation_id}/members/{person}": Rule((204, 204, 404, 404, 204, 403)),
+    "GET /invitations": Rule(OWN_LIST),
+    # The reviewer is invited.
+    "POST /invitations/{invitation_id}/accept": Rule((404, 404, 404, 200, 404, 403)),
+    "POST /invitations/{invitation_id}/decline": Rule((404, 404, 404, 200, 404, 403)),
+    "POST /invitations/{invitation_id}/revoke": Rule((200, 404, 404, 404, 200, 403)),
+    "GET /allocations/{allocation_id}/publications": Rule(SEEN),
+    "POST /allocations/{allocation_id}/publications": Rule(
+        (201, 201, 404, 404, 201, 403), {"identifier": "10.3847/1538-4357/abcdef", "title": "Dark stars"}
+    ),
+    "DELETE /allocations/{allocation_id}/publications/{publication_id}": Rule((204, 403, 404, 404, 204, 403)),
+    "POST /allocations/{allocation_id}/suspend": Rule(ADMIN, {"why": "misuse"}),
+    "POST /allocations/{allocation_id}/resume": Rule((403, 403, 403, 403, 409, 403), {"why": "a mistake"}),
+    "POST /allocations/{allocation_id}/archive": Rule(ADMIN, {"why": "done"}),
+    "POST /allocations/{allocation_id}/close": Rule(ADMIN, {"why": "done"}),
+    "GET /overrides": Rule(ADMIN),
+    "POST /overrides": Rule(
+        (403, 403, 403, 403, 201, 403),
+        {"subject_kind": "allocation", "subject": "{allocation_id}", "limits": {"cores": 8}, "reason": "R", "days": 7},
+    ),
+    "DELETE /overrides/{override_id}": Rule(ADMIN, query="?why=over"),
+    "GET /quotas/ann": Rule((200, 404, 404, 404, 200, 403)),
+    "GET /audit": Rule(ADMIN),
+    "POST /requests": Rule((201, 201, 201, 201, 201, 403), {"tier": "research", "title": "T", "justification": "J"}),
+    # Only who leads the allocation asks for more of it, not even an administrator; it has a single instalment.
+    "POST /allocations/{allocation_id}/progress": Rule((409, 403, 404, 404, 403, 403), {"report": "We went on."}),
+    "POST /allocations/{allocation_id}/requests": Rule(
+        (201, 403, 404, 404, 403, 403), {"kind": "supplement", "justification": "A second field.", "credits": 5}
+    ),
     "GET /requests": Rule(OWN_LIST),
-    "GET /requests/queue": Rule((403, 403, 200, 200, 403)),
-    "GET /requests/{request_id}": Rule((200, 404, 200, 200, 403)),
-    "POST /requests/{request_id}/reviews": Rule((403, 403, 201, 201, 403), {"comment": "Good"}),
+    "GET /requests/queue": Rule((403, 403, 403, 200, 200, 403)),
+    "GET /requests/{request_id}": Rule((200, 404, 404, 200, 200, 403)),
+    "PATCH /requests/{draft_id}": Rule((200, 404, 404, 403, 403, 403), {"title": "T", "justification": "J"}),
+    "POST /requests/{request_id}/reviews": Rule((403, 403, 403, 201, 201, 403), {"comment": "Good"}),
     # Ann's own withdrawal; reviewers see the request, and may not.
-    "POST /requests/{request_id}/withdraw": Rule((200, 404, 403, 403, 403), {}),
+    "POST /requests/{request_id}/withdraw": Rule((200, 404, 404, 403, 403, 403), {}),
+    "POST /requests/{request_id}/approve": Rule((403, 404, 404, 200, 200, 403), {"award": {"credits": 5}}),
     "GET /run-options": Rule(OWN_LIST),
     "POST /runs": Rule(
-        (201, 404, 404, 404, 403),
+        (201, 201, 404, 404, 404, 403),
         {"allocation": "{allocation_id}", "size": "small", "name": "a.ipynb", "notebook": NOTEBOOK},
     ),
     "GET /runs": Rule(OWN_LIST),
@@ -81,16 +123,32 @@ RULES = {
     "GET /runs/{run_id}": Rule(OWN_ONLY),
     "POST /runs/{run_id}/cancel": Rule(OWN_ONLY),
     # The run has not begun: there is no file yet, not even for its owner.
-    "GET /runs/{run_id}/output": Rule((404, 404, 404, 404, 403)),
-    "GET /runs/{run_id}/log": Rule((404, 404, 404, 404, 403)),
+    "GET /runs/{run_id}/output": Rule((404, 404, 404, 404, 404, 403)),
+    "GET /runs/{run_id}/log": Rule((404, 404, 404, 404, 404, 403)),
 }
 # The same route under the name of what it takes here.
 STANDS_FOR = {
     "GET /quotas/ann": "GET /quotas/{person}",
     "PATCH /allocations/{child_id}": "PATCH /allocations/{allocation_id}",
-    "POST /requests/{request_id}/withdraw": "POST /requests/{request_id}/{action}",
+    "POST /allocations/{child_id}/move": "POST /allocations/{allocation_id}/move",
+    "DELETE /allocations/{child_id}": "DELETE /allocations/{allocation_id}",
+    "PATCH /requests/{draft_id}": "PATCH /requests/{request_id}",
+    **{f"POST /requests/{{request_id}}/{one}": "POST /requests/{request_id}/{action}" for one in RequestAction},
+    **{f"POST /invitations/{{invitation_id}}/{one}": ANSWER for one in InvitationAnswer},
+    **{f"POST /allocations/{{allocation_id}}/{one}": TRANSITION for one in AdminTransition},
 }
-MISSING = {"allocation_id": "a-0", "child_id": "a-0", "lease_id": "lease-0", "request_id": "q-0", "run_id": "r-0"}
+MISSING = {
+    "allocation_id": "a-0",
+    "child_id": "a-0",
+    "sibling_id": "a-0",
+    "lease_id": "lease-0",
+    "request_id": "q-0",
+    "draft_id": "q-0",
+    "run_id": "r-0",
+    "invitation_id": "i-0",
+    "publication_id": "p-0",
+    "override_id": "o-0",
+}
 
 
 @dataclass
@@ -99,25 +157,38 @@ class World:
 
     client: TestClient
     bench: Bench
-    root: str
 
     def things(self) -> dict[str, str]:
+        for lease in self.call("ann", "GET", "/leases?state=open")["leases"]:
+            self.call("spawner", "POST", f"/leases/{lease['id']}/settle", {})
+        root = self.bench.consortium("ann")
+        at = f"/allocations/{root}"
+        join(self.client, "ann", root, "member")
         divide = {"name": "Group", "microcredits": 10, "lead": "ann"}
+        child, sibling = (self.call("ann", "POST", f"{at}/suballocations", divide) for _ in range(2))
         ask = {"tier": "research", "title": "Dark stars", "justification": "We look for them."}
-        batch = {"allocation": self.root, "size": "small", "name": "a.ipynb", "notebook": NOTEBOOK}
-        call(self.client, "ann", "POST", f"/allocations/{self.root}/members", {"person": "member"})
-        for lease in call(self.client, "ann", "GET", "/leases").json()["leases"]:
-            call(self.client, "spawner", "POST", f"/leases/{lease['id']}/settle", {})
-        child = call(self.client, "ann", "POST", f"/allocations/{self.root}/suballocations", divide).json()
+        batch = {"allocation": root, "size": "small", "name": "a.ipynb", "notebook": NOTEBOOK}
+        paper = {"identifier": "2015arXiv150303757S", "title": "Dark stars"}
+        exception = {"subject_kind": "person", "subject": "ann", "limits": {"gpus": 1}, "reason": "R", "days": 7}
         return {
-            "allocation_id": self.root,
+            "allocation_id": root,
             "child_id": child["allocation"]["id"],
-            "lease_id": self.bench.acquire(self.root).id,
-            "request_id": call(self.client, "ann", "POST", "/requests", ask).json()["id"],
-            "run_id": call(self.client, "ann", "POST", "/runs", batch, key=f"r{next(KEYS)}").json()["id"],
+            "sibling_id": sibling["allocation"]["id"],
+            "lease_id": self.bench.acquire(root).id,
+            "request_id": self.call("ann", "POST", "/requests", ask)["id"],
+            "draft_id": self.call("ann", "POST", "/requests", ask | {"draft": True})["id"],
+            "run_id": self.call("ann", "POST", "/runs", batch)["id"],
+            "invitation_id": self.call("ann", "POST", f"{at}/members", {"person": "rev"})["id"],
+            "publication_id": self.call("ann", "POST", f"{at}/publications", paper)["id"],
+            "override_id": self.call("admin", "POST", "/overrides", exception)["id"],
             "person": "member",
             "version": self.bench.services.policy.agreement.version,
         }
+
+    def call(self, who: str, method: str, path: str, body: Any = None) -> Any:
+        answer = call(self.client, who, method, path, body, key=f"t{next(KEYS)}")
+        assert answer.is_success, answer.text
+        return answer.json()
 
     def send(self, route: str, who: str, things: dict[str, str]) -> Any:
         method, path = route.split()
@@ -134,16 +205,20 @@ KEYS = itertools.count()
 
 @pytest.fixture
 def world(client: TestClient, bench: Bench) -> World:  # noqa: F811  # as above
-    root = bench.consortium("ann")
-    for person in ("bob", "rev", "admin"):
+    for person in ("bob", "rev", "admin", "member"):
         bench.accept(person)
-    return World(client, bench, root)
+    return World(client, bench)
 
 
 def test_every_route_is_classified() -> None:
     routes = [route for part in PARTS for route in part.router.routes if isinstance(route, APIRoute)]
-    known = [STANDS_FOR.get(rule, rule) for rule in RULES]
+    known = {STANDS_FOR.get(rule, rule) for rule in RULES}
     assert sorted(f"{method} {route.path}" for route in routes for method in route.methods or ()) == sorted(known)
+
+
+def test_administrators_have_a_route_for_each_of_their_transitions() -> None:
+    theirs = {action.value for action, known in ALLOCATION_TRANSITIONS.items() if known.party is AllocationParty.ADMIN}
+    assert {transition.value for transition in AdminTransition} == theirs
 
 
 @pytest.mark.parametrize("route", RULES)

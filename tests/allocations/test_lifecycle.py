@@ -82,7 +82,7 @@ def test_the_second_half_comes_after_a_report(bench: Bench) -> None:
     first = requests.submit(ANN, tier="research", title="Dark stars", justification="We look for them.")
     allocation = requests.act(REVIEWER, first.id, RequestAction.APPROVE).allocation_id
     assert allocation is not None
-    with pytest.raises(NotAllowedError):
+    with pytest.raises(UnknownAllocationError):
         requests.report_progress(Actor("bob"), allocation, "mine")
     report = requests.report_progress(ANN, allocation, "Found two.")
     requests.act(REVIEWER, report.id, RequestAction.APPROVE)
@@ -184,7 +184,7 @@ def test_a_tier_without_sub_allocations_is_not_divided(bench: Bench) -> None:
 def test_members_are_managed_by_leads_and_managers(bench: Bench) -> None:
     root = bench.consortium()
     members, reports = bench.services.members, bench.services.reports
-    with pytest.raises(NotAllowedError):
+    with pytest.raises(UnknownAllocationError):
         members.add(ANN, root, "ann", MemberRole.MEMBER)
     members.add(LEAD, root, "ann", MemberRole.MANAGER)
     members.add(ANN, root, "bob", MemberRole.MEMBER)

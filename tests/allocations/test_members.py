@@ -8,7 +8,13 @@ import pytest
 from sqlalchemy import select
 
 from allocations.db.schema import notices
-from allocations.errors import InvalidInputError, NotAllowedError, NotFoundError, TransitionError
+from allocations.errors import (
+    InvalidInputError,
+    NotAllowedError,
+    NotFoundError,
+    TransitionError,
+    UnknownAllocationError,
+)
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
 from allocations.outbox import NoticeKind
@@ -40,14 +46,14 @@ def told(bench: Bench, kind: NoticeKind) -> list[str]:
 def test_people_join_by_accepting_an_invitation(bench: Bench) -> None:
     root = bench.consortium()
     members = bench.services.members
-    with pytest.raises(NotAllowedError):
+    with pytest.raises(UnknownAllocationError):
         members.invite(ANN, root, "ann", MemberRole.MEMBER)
     invitation = members.invite(LEAD, root, " ann ", MemberRole.MANAGER)
     assert members.invite(LEAD, root, "ann", MemberRole.MANAGER) == invitation
     with pytest.raises(InvalidInputError, match="is invited as"):
         members.invite(LEAD, root, "ann", MemberRole.MEMBER)
     assert members.invitations_of("ann") == members.invitations_on(LEAD, root) == [invitation]
-    with pytest.raises(NotAllowedError):
+    with pytest.raises(NotFoundError):
         members.answer(BOB, invitation.id, accept=True)
     assert roles(bench, root) == {"lead": "lead"}
     members.answer(ANN, invitation.id, accept=True)
@@ -68,7 +74,7 @@ def test_an_invitation_is_refused_revoked_or_expires(bench: Bench) -> None:
     refused = members.invite(LEAD, root, "ann", MemberRole.MEMBER)
     members.answer(ANN, refused.id, accept=False)
     revoked = members.invite(LEAD, root, "ann", MemberRole.MEMBER)
-    with pytest.raises(NotAllowedError):
+    with pytest.raises(NotFoundError):
         members.revoke(ANN, revoked.id)
     members.revoke(LEAD, revoked.id)
     with pytest.raises(TransitionError, match="revoked"):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from allocations.errors import InvalidInputError, NotAllowedError, NotFoundError
+from allocations.errors import InvalidInputError, NotAllowedError, NotFoundError, UnknownAllocationError
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
 from allocations.lifecycle.publications import to_identifiers
@@ -59,9 +59,9 @@ def test_members_link_and_whoever_linked_or_manages_unlinks(bench: Bench) -> Non
     publications = bench.services.publications
     for person in ("ann", "bob"):
         bench.services.members.add(LEAD, root, person, MemberRole.MEMBER)
-    with pytest.raises(NotAllowedError):
+    with pytest.raises(UnknownAllocationError):
         publications.add(Actor("eve"), root, DOI, "Mine")
-    with pytest.raises(NotAllowedError):
+    with pytest.raises(UnknownAllocationError):
         publications.linked_to(Actor("eve"), root)
     with pytest.raises(InvalidInputError):
         publications.add(ANN, root, DOI, " ")

@@ -79,11 +79,16 @@ def test_what_could_never_be_admitted_is_refused_at_submission(bench: Bench) -> 
         {"name": "script.py"},
         {"notebook": {"nbformat": 3, "worksheets": []}},
         {"parameters": {"not a name": 1}},
+        {"parameters": {"a": {"b": [float("nan")]}}},
+        {"parameters": {"a": float("inf")}},
+        {"parameters": {"a": "\ud800"}},
+        {"parameters": {"a": {"\ud800": 1}}},
         {"max_seconds": 10**9},
     ):
         with pytest.raises(InvalidInputError):
             submit(bench, entry, **bad)
     assert submit(bench, entry, name="../../etc/x.ipynb").name == "x.ipynb"
+    assert len(bench.services.runs.list_of("ann")) == 1
 
 
 def _poor(bench: Bench, allocation: str) -> str:

@@ -17,6 +17,7 @@ from allocations.errors import (
     InvalidInputError,
     NotAllowedError,
     TransitionError,
+    UnknownAllocationError,
 )
 from allocations.ledger.models import Balance, Unit
 from allocations.lifecycle.authority import Actor
@@ -74,7 +75,7 @@ def test_budget_moves_between_siblings_only_and_by_managers_of_the_parent(bench:
             tree.move(LEAD, source, target, CREDIT)
     with pytest.raises(NotAllowedError):
         tree.move(LEAD, root, first, CREDIT)
-    with pytest.raises(NotAllowedError):
+    with pytest.raises(UnknownAllocationError):
         tree.move(Actor("bob"), first, second, CREDIT)
     with pytest.raises(InvalidInputError):
         tree.move(LEAD, first, second, 0)
@@ -140,7 +141,7 @@ def test_closing_frees_what_is_unused_for_the_others_and_keeps_what_is_spent(ben
     tree = bench.services.tree
     with pytest.raises(InvalidInputError):
         tree.close(LEAD, child, " ")
-    with pytest.raises(NotAllowedError):
+    with pytest.raises(UnknownAllocationError):
         tree.close(Actor("bob"), child, "over")
     with pytest.raises(NotAllowedError):
         tree.close(LEAD, root, "over")

@@ -1,5 +1,16 @@
 """Version 1 of the API, under `/services/allocations/api/v1`."""
 
-from allocations.api.v1 import allocations, health, leases, quotas, requests, runs
+from allocations.api.v1 import (
+    allocations,
+    health,
+    leases,
+    members,
+    overrides,
+    publications,
+    quotas,
+    requests,
+    runs,
+    transitions,
+)
 
-PARTS = (health, leases, allocations, quotas, requests, runs)
+PARTS = (health, leases, allocations, members, publications, quotas, overrides, requests, runs, transitions)

@@ -7,9 +7,18 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from allocations.api.v1.common import Administrator, Body, OptionalIdempotencyHeader, Reader, Requester, Wired, example
+from allocations.api.v1.awards import Hours
+from allocations.api.v1.common import (
+    Administrator,
+    Body,
+    OptionalIdempotencyHeader,
+    Reader,
+    Requester,
+    Why,
+    Wired,
+    example,
+)
 from allocations.leases.views import AgreementView, View
-from allocations.lifecycle.models import MemberRole
 from allocations.reports import AllocationDetail, AllocationView, AuditEntryView
 
 router = APIRouter(tags=["allocations"])
@@ -23,14 +32,19 @@ class AllocationList(View):
 
 
 class DivideBody(Body):
-    """A sub-allocation: guaranteed shares stay within the parent, capped ones may be overcommitted."""
+    """A sub-allocation: guaranteed shares stay within the parent, capped ones may be overcommitted.
 
-    model_config = example(name="Lensing group", microcredits=500_000_000, guaranteed=True, lead="bob")
+    Hours, where given, limit it in those units too.
+    """
+
+    model_config = example(name="Lensing group", microcredits=500_000_000, guaranteed=True, lead="bob", gpu_hours=50)
 
     name: str
     microcredits: Microcredits
     guaranteed: bool = True
     lead: str
+    gpu_hours: Hours | None = None
+    core_hours: Hours | None = None
 
 
 class ShareBody(Body):
@@ -41,13 +55,13 @@ class ShareBody(Body):
     microcredits: Microcredits
 
 
-class MemberBody(Body):
-    """A person and the role."""
+class MoveBody(Body):
+    """The other part of the same allocation that gets it, and how much."""
 
-    model_config = example(person="bob", role="manager")
+    model_config = example(to="a-87654321", microcredits=250_000_000)
 
-    person: str
-    role: MemberRole = MemberRole.MEMBER
+    to: str
+    microcredits: Microcredits
 
 
 class AcceptBody(Body):
@@ -106,7 +120,6 @@ def divide(
     idempotency_key: OptionalIdempotencyHeader = None,
 ) -> AllocationDetail:
     """Open a sub-allocation; leads and managers only."""
-    services.reports.require_visible(caller.actor, allocation_id)
     child = services.tree.divide(
         caller.actor,
         allocation_id,
@@ -114,6 +127,8 @@ def divide(
         microcredits=body.microcredits,
         guaranteed=body.guaranteed,
         lead=body.lead,
+        gpu_hours=body.gpu_hours,
+        core_hours=body.core_hours,
         idempotency_key=idempotency_key,
     )
     return services.reports.allocation(caller.actor, child)
@@ -122,24 +137,33 @@ def divide(
 @router.patch("/allocations/{allocation_id}")
 def change_share(allocation_id: str, body: ShareBody, services: Wired, caller: Requester) -> AllocationDetail:
     """Set a sub-allocation's limit; leads and managers of its parent only."""
-    services.reports.require_visible(caller.actor, allocation_id)
     services.tree.change_share(caller.actor, allocation_id, body.microcredits)
     return services.reports.allocation(caller.actor, allocation_id)
 
 
-@router.post("/allocations/{allocation_id}/members", status_code=201)
-def add_member(allocation_id: str, body: MemberBody, services: Wired, caller: Requester) -> AllocationDetail:
-    """Add a person, or change a member's role; leads and managers only."""
-    services.reports.require_visible(caller.actor, allocation_id)
-    services.members.add(caller.actor, allocation_id, body.person, body.role)
+@router.post("/allocations/{allocation_id}/move")
+def move(
+    allocation_id: str,
+    body: MoveBody,
+    services: Wired,
+    caller: Requester,
+    idempotency_key: OptionalIdempotencyHeader = None,
+) -> AllocationDetail:
+    """Move budget to another part of the same allocation; leads and managers of that one only."""
+    services.tree.move(caller.actor, allocation_id, body.to, body.microcredits, idempotency_key)
     return services.reports.allocation(caller.actor, allocation_id)
 
 
-@router.delete("/allocations/{allocation_id}/members/{person}")
-def remove_member(allocation_id: str, person: str, services: Wired, caller: Requester) -> AllocationDetail:
-    """Remove a person; leads and managers only."""
-    services.reports.require_visible(caller.actor, allocation_id)
-    services.members.remove(caller.actor, allocation_id, person)
+@router.delete("/allocations/{allocation_id}")
+def close(
+    allocation_id: str,
+    why: Why,
+    services: Wired,
+    caller: Requester,
+    idempotency_key: OptionalIdempotencyHeader = None,
+) -> AllocationDetail:
+    """Close a sub-allocation and all below it, for good; leads and managers of its parent only."""
+    services.tree.close(caller.actor, allocation_id, why, idempotency_key)
     return services.reports.allocation(caller.actor, allocation_id)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header, Query, Request
 from pydantic import BaseModel, ConfigDict
 
 from allocations.api.identity import Identity, Scope, needs
@@ -40,6 +40,7 @@ Runner = Annotated[Identity, Depends(needs(Scope.RUN))]
 IdempotencyHeader = Annotated[
     str, Header(alias="Idempotency-Key", description="A new random key for each new request; repeat it to retry")
 ]
+Why = Annotated[str, Query(description="The reason, kept in the audit log")]
 OptionalIdempotencyHeader = Annotated[str | None, Header(alias="Idempotency-Key")]
 
 

@@ -1,19 +1,22 @@
-"""Requests for a tier or an instalment, and their review."""
+"""Requests for a tier or for more of an allocation, and their review."""
 
 from __future__ import annotations
 
+from enum import StrEnum
+
 from fastapi import APIRouter
 
+from allocations.api.v1.awards import AskedBody, AwardBody, Credits
 from allocations.api.v1.common import Body, OptionalIdempotencyHeader, Reader, Requester, Reviewer, Wired, example
 from allocations.leases.views import View
-from allocations.lifecycle.models import RequestAction
+from allocations.lifecycle.models import RequestAction, RequestKind
 from allocations.reports import RequestView
 
 router = APIRouter(tags=["requests"])
 
 
-class RequestBody(Body):
-    """What is asked for; `credits` in whole credits, the tier's own when left out."""
+class RequestBody(AskedBody):
+    """What is asked for; `credits` in whole credits, the tier's own when left out, and what is needed beside them."""
 
     model_config = example(tier="research", title="Dark stars", justification="We look for them in the first images.")
 
@@ -22,6 +25,33 @@ class RequestBody(Body):
     justification: str
     credits: int | None = None
     draft: bool = False
+
+
+class MoreKind(StrEnum):
+    """More of an allocation: more now, more days, or another term."""
+
+    SUPPLEMENT = "supplement"
+    EXTENSION = "extension"
+    RENEWAL = "renewal"
+
+
+class MoreBody(AskedBody):
+    """What more of an allocation is asked for: `term_days` for an extension, a renewal's own when left out."""
+
+    model_config = example(kind="supplement", justification="A second field was observed.", credits=200, gpu_hours=50)
+
+    kind: MoreKind
+    justification: str
+    credits: Credits | None = None
+
+
+class RevisionBody(Body):
+    """The new text of a draft, or of a request that was sent back."""
+
+    model_config = example(title="Dark stars", justification="We look for them in the first twelve images.")
+
+    title: str
+    justification: str
 
 
 class ProgressBody(Body):
@@ -33,11 +63,15 @@ class ProgressBody(Body):
 
 
 class ActBody(Body):
-    """Why: needed to decline or to ask for a revision, kept in the audit log."""
+    """Why: needed to decline or to ask for a revision, kept in the audit log.
 
-    model_config = example(why="A sound plan for a modest budget.")
+    An approval may carry an award, when what is given differs from what was asked.
+    """
+
+    model_config = example(why="A sound plan for a modest budget.", award={"credits": 100, "gpu_hours": 20})
 
     why: str = ""
+    award: AwardBody | None = None
 
 
 class ReviewBody(Body):
@@ -68,7 +102,29 @@ def submit(
         justification=body.justification,
         credits=body.credits,
         draft=body.draft,
+        asked=body.asked,
         idempotency_key=idempotency_key,
+    )
+    return services.reports.request(caller.actor, request.id)
+
+
+@router.post("/allocations/{allocation_id}/requests", status_code=201)
+def ask(
+    allocation_id: str,
+    body: MoreBody,
+    services: Wired,
+    caller: Requester,
+    idempotency_key: OptionalIdempotencyHeader = None,
+) -> RequestView:
+    """Ask for more of an allocation: a supplement, an extension or a renewal; its leads and managers only."""
+    request = services.requests.ask(
+        caller.actor,
+        allocation_id,
+        RequestKind(body.kind),
+        body.justification,
+        body.credits,
+        body.asked,
+        idempotency_key,
     )
     return services.reports.request(caller.actor, request.id)
 
@@ -104,6 +160,14 @@ def get(request_id: str, services: Wired, caller: Reader) -> RequestView:
     return services.reports.request(caller.actor, request_id)
 
 
+@router.patch("/requests/{request_id}")
+def revise(request_id: str, body: RevisionBody, services: Wired, caller: Requester) -> RequestView:
+    """Change a draft, or a request that was sent back for revision; the applicant only."""
+    services.reports.request(caller.actor, request_id)  # as in `act`
+    services.requests.revise(caller.actor, request_id, body.title, body.justification)
+    return services.reports.request(caller.actor, request_id)
+
+
 @router.post("/requests/{request_id}/reviews", status_code=201)
 def review(request_id: str, body: ReviewBody, services: Wired, caller: Reviewer) -> RequestView:
     """Comment on a request, score it, or declare a conflict of interest."""
@@ -115,5 +179,6 @@ def review(request_id: str, body: ReviewBody, services: Wired, caller: Reviewer)
 def act(request_id: str, action: RequestAction, body: ActBody, services: Wired, caller: Requester) -> RequestView:
     """Submit, withdraw, send back, approve or decline; the state and the person's part say what may be done."""
     services.reports.request(caller.actor, request_id)  # another's request looks like one that does not exist
-    services.requests.act(caller.actor, request_id, action, body.why)
+    award = None if body.award is None else body.award.award
+    services.requests.act(caller.actor, request_id, action, body.why, award)
     return services.reports.request(caller.actor, request_id)

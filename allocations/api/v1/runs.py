@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from allocations.api.metrics import count_admission
 from allocations.api.v1.common import Body, IdempotencyHeader, LeaseHolder, Runner, Wired, example, to_ms
@@ -30,12 +29,6 @@ Count = Annotated[int, Field(ge=0, lt=2**31)]
 Attempt = Annotated[int, Field(ge=1, lt=2**31)]
 
 
-def require_answerable(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Return the parameters; ValueError when they hold what every later answer would fail to spell as JSON in UTF-8."""
-    json.dumps(parameters, allow_nan=False, ensure_ascii=False).encode()
-    return parameters
-
-
 class SubmitBody(Body):
     """A notebook (parsed .ipynb), its parameters, and what it may use."""
 
@@ -53,7 +46,7 @@ class SubmitBody(Body):
     image: str | None = None
     name: str
     notebook: dict[str, Any]
-    parameters: Annotated[dict[str, Any], AfterValidator(require_answerable)] = Field(default_factory=dict)
+    parameters: dict[str, Any] = Field(default_factory=dict)
     max_seconds: int | None = None
 
 
