@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from allocations.api.problems import PROBLEM, Problem
+from allocations.api.examples import ANSWERS, PROBLEMS
+from allocations.api.problems import PROBLEM, Problem, to_problem
 from allocations.api.reference import scope_of
 from allocations.api.v1 import PARTS
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-# What any route with a scope may answer, beside its success.
-PROBLEM_STATUSES = (400, 401, 403, 404, 409, 413, 422, 503)
+    from allocations.errors import AllocationsError
+
 # FastAPI's own shapes of an invalid request: our handlers answer with a problem instead.
 _UNUSED_SHAPES = ("HTTPValidationError", "ValidationError")
 _TOKEN = "token"  # noqa: S105  # the name of a scheme, not a secret
@@ -43,18 +44,24 @@ def _description(app: FastAPI, prefix: str) -> dict[str, Any]:
     components["securitySchemes"] = {
         _TOKEN: {"type": "http", "scheme": "bearer", "description": "A token of the hub, from its token page"}
     }
-    for route in (route for part in PARTS for route in part.router.routes):
-        if isinstance(route, APIRoute) and (scope := scope_of(route)):
-            for method in route.methods or ():
-                operation = schema["paths"][f"{prefix}{route.path}"][method.lower()]
+    problems = {str(int(status)): _problem(status, error) for status, error in PROBLEMS.items()}
+    for route in (route for part in PARTS for route in part.router.routes if isinstance(route, APIRoute)):
+        for method in route.methods or ():
+            operation = schema["paths"][f"{prefix}{route.path}"][method.lower()]
+            if route.response_model is not None:
+                success = operation["responses"][str(route.status_code or int(HTTPStatus.OK))]
+                success["content"]["application/json"]["example"] = ANSWERS[route.response_model].model_dump(
+                    mode="json"
+                )
+            if scope := scope_of(route):
                 operation["security"] = [{_TOKEN: []}]
                 operation["description"] = f"{operation.get('description', '')}\n\nNeeds the scope `{scope}`.".strip()
-                operation["responses"] |= {str(status): _problem(status) for status in PROBLEM_STATUSES}
+                operation["responses"] |= problems
     return schema
 
 
-def _problem(status: int) -> dict[str, Any]:
+def _problem(status: HTTPStatus, error: AllocationsError) -> dict[str, Any]:
     return {
-        "description": HTTPStatus(status).phrase,
-        "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        "description": status.phrase,
+        "content": {PROBLEM: {"schema": {"$ref": "#/components/schemas/Problem"}, "example": to_problem(error)}},
     }

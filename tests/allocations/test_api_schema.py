@@ -139,6 +139,26 @@ def test_every_answer_to_many_more_requests_is_published(client: TestClient, ben
     assert drive(client, bench, role, examples=40) > 1000
 
 
+def test_every_answer_has_an_example_of_its_shape(client: TestClient) -> None:  # noqa: F811
+    paths = client.get(f"{PREFIX}/api/openapi.json").json()["paths"]
+    shown = 0
+    for route in (route for part in PARTS for route in part.router.routes if isinstance(route, APIRoute)):
+        for method in route.methods or ():
+            responses = paths[f"{PREFIX}/api/v1{route.path}"][method.lower()]["responses"]
+            for status, response in responses.items():
+                for media_type, content in response.get("content", {}).items():
+                    if (route.path, status) == ("/health", "503"):
+                        continue
+                    assert "example" in content, f"{method} {route.path} {status} {media_type}"
+                    if media_type == "application/problem+json":
+                        assert content["example"]["status"] == int(status)
+                    elif route.response_model is not None:
+                        answer = route.response_model.model_validate(content["example"])
+                        assert answer.model_dump(mode="json") == content["example"]
+                    shown += 1
+    assert shown > 400
+
+
 def test_every_body_has_an_example_that_it_takes(client: TestClient) -> None:  # noqa: F811
     bodies: list[Any] = [
         route.body_field.field_info.annotation

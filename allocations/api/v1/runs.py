@@ -23,6 +23,7 @@ from allocations.runs.service import Finish, Submission
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["runs"])
 NOTEBOOK = "application/x-ipynb+json"
+NOTEBOOK_EXAMPLE = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
 NOTEBOOK_SHAPE = {"type": "object", "description": "A notebook of format 4"}
 # As large as the database's columns hold; far more cells or attempts than any run has.
 Count = Annotated[int, Field(ge=0, lt=2**31)]
@@ -36,7 +37,7 @@ class SubmitBody(Body):
         allocation="a-12345678",
         size="small",
         name="stack.ipynb",
-        notebook={"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []},
+        notebook=NOTEBOOK_EXAMPLE,
         parameters={"field": "m31"},
         max_seconds=3600,
     )
@@ -187,14 +188,18 @@ def cancel(run_id: str, services: Wired, caller: Runner) -> RunView:
 @router.get(
     "/runs/{run_id}/output",
     response_class=Response,
-    responses={200: {"content": {NOTEBOOK: {"schema": NOTEBOOK_SHAPE}}}},
+    responses={200: {"content": {NOTEBOOK: {"schema": NOTEBOOK_SHAPE, "example": NOTEBOOK_EXAMPLE}}}},
 )
 def output(run_id: str, services: Wired, caller: Runner) -> Response:
     """The executed notebook, as far as it is."""
     return Response(services.runs.read_file(caller.name, run_id, OUTPUT), media_type=NOTEBOOK)
 
 
-@router.get("/runs/{run_id}/log", response_class=PlainTextResponse)
+@router.get(
+    "/runs/{run_id}/log",
+    response_class=PlainTextResponse,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}, "example": "cell 1 of 12: done"}}}},
+)
 def read_log(run_id: str, services: Wired, caller: Runner) -> PlainTextResponse:
     """The log, as far as it is."""
     return PlainTextResponse(services.runs.read_file(caller.name, run_id, LOG))

@@ -1,0 +1,333 @@
+"""What the published description shows as answers: one for each shape, and a problem for each status."""
+
+from __future__ import annotations
+
+from datetime import date
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+from allocations.api.identity import HubUnavailableError, MissingScopeError, NotSignedInError
+from allocations.api.limits import BodyTooLargeError
+from allocations.api.problems import NotUnderstoodError
+from allocations.api.v1.allocations import AgreementText, AllocationList, AuditPage
+from allocations.api.v1.health import Health
+from allocations.api.v1.leases import LeaseList
+from allocations.api.v1.members import InvitationList, InvitationView
+from allocations.api.v1.overrides import OverrideList, OverrideView
+from allocations.api.v1.publications import PublicationList, PublicationView
+from allocations.api.v1.requests import RequestList
+from allocations.api.v1.runs import RunList
+from allocations.errors import IdempotencyConflictError, InvalidInputError
+from allocations.leases.models import LeaseKind, LeaseState
+from allocations.leases.quotas import AllocationQuotas, BudgetView, LargestView, LimitView, Quotas, StateView
+from allocations.leases.rules import SourceKind
+from allocations.leases.views import (
+    AgreementView,
+    AllocationOffer,
+    Choice,
+    ImageOffer,
+    LeaseView,
+    ResourcesView,
+    SizeOffer,
+    StartOptions,
+)
+from allocations.ledger.models import Unit
+from allocations.lifecycle.authority import unknown_allocation
+from allocations.lifecycle.models import InvitationState, MemberRole, OverrideLimits, OverrideSubject, RequestState
+from allocations.policy.models import Shape
+from allocations.reports import (
+    AllocationDetail,
+    AllocationView,
+    AuditEntryView,
+    AwardView,
+    BalanceView,
+    BurnDown,
+    BurnDownDay,
+    JournalEntryView,
+    MemberView,
+    RequestView,
+    ReviewView,
+)
+from allocations.runs.models import RunState, RunView
+
+if TYPE_CHECKING:
+    from allocations.errors import AllocationsError
+    from allocations.leases.views import View
+
+_BEGAN, _LATER, _ENDS = "2027-01-15T08:00:00.000Z", "2027-01-15T08:15:00.000Z", "2028-01-15T08:00:00.000Z"
+_VERSION = "4f1d2c3b5a69"
+_ALLOCATION = AllocationView(
+    id="a-12345678",
+    parent=None,
+    depth=0,
+    name="Deep fields",
+    tier="consortium",
+    tier_title="Consortium",
+    state="active",
+    guaranteed=True,
+    role="lead",
+    starts_at=_BEGAN,
+    ends_at=_ENDS,
+    limit_microcredits=4_000_000_000,
+    held_microcredits=11_700,
+    posted_microcredits=1_300_000,
+    available_microcredits=3_998_688_300,
+    instalments_released=1,
+    instalments=1,
+)
+_LEASE = LeaseView(
+    id="l-12345678",
+    allocation="a-12345678",
+    allocation_name="Deep fields",
+    person="ann",
+    kind=LeaseKind.INTERACTIVE,
+    size="small",
+    image="base",
+    server_name="",
+    resources=ResourcesView(cores=1, memory_gib=4, gpus=0, gpu_type=None),
+    state=LeaseState.OPEN,
+    final=False,
+    microcredits_per_second=13,
+    microcredits_per_hour=46_800,
+    acquired_at=_BEGAN,
+    started_at=_BEGAN,
+    ends_at=_LATER,
+    latest_end_at="2027-01-20T08:00:00.000Z",
+    ended_at=None,
+    end_reason=None,
+    held_microcredits=11_700,
+    charged_microcredits=0,
+)
+_MEMBER = MemberView(person="ann", role="member", joined_at=_BEGAN, servers_max=None, cores_max=64, gpus_max=0)
+_DETAIL = AllocationDetail(
+    allocation=_ALLOCATION,
+    tree=[_ALLOCATION],
+    members=[_MEMBER],
+    leases=[_LEASE],
+    charges=[
+        JournalEntryView(
+            id=42,
+            at=_LATER,
+            kind="settle",
+            allocation="a-12345678",
+            allocation_name="Deep fields",
+            lease="l-01234567",
+            person="ann",
+            lease_kind="interactive",
+            size="small",
+            unit="credits",
+            amount=1_300_000,
+            quantities={"core_seconds": 100_000, "gib_seconds": 400_000},
+        )
+    ],
+    may_manage=True,
+    balances=[
+        BalanceView(unit=Unit.CREDITS, limit=4_000_000_000, held=11_700, posted=1_300_000, available=3_998_688_300),
+        BalanceView(unit=Unit.GPU_SECONDS, limit=180_000, held=0, posted=0, available=180_000),
+    ],
+    burn_down=BurnDown(
+        days=[BurnDownDay(day=date(2027, 1, 15), charged_microcredits=1_300_000, left_microcredits=3_998_700_000)],
+        projected_end=date(2027, 12, 1),
+    ),
+)
+_INVITATION = InvitationView(
+    id="i-12345678",
+    allocation="a-12345678",
+    allocation_name="Deep fields",
+    person="bob",
+    role=MemberRole.MANAGER,
+    invited_by="ann",
+    state=InvitationState.PENDING,
+    created_at=_BEGAN,
+    ends_at="2027-02-14T08:00:00.000Z",
+    answered_at=None,
+)
+_OVERRIDE = OverrideView(
+    id="o-12345678",
+    subject_kind=OverrideSubject.PERSON,
+    subject="ann",
+    limits=OverrideLimits(cores=8, longest_session_seconds=172_800),
+    reason="The workshop of 15 January needs larger servers.",
+    author="admin",
+    created_at=_BEGAN,
+    ends_at="2027-01-22T08:00:00.000Z",
+    revoked_at=None,
+    revoked_by=None,
+)
+_PUBLICATION = PublicationView(
+    id="p-12345678", doi="10.3847/1538-4357/abcdef", bibcode=None, title="Dark stars in the first images"
+)
+_ASKED = AwardView(
+    credits=200, gpu_hours=50, core_hours=None, largest=None, at_once=None, term_days=None, renewable=True
+)
+_REQUEST = RequestView(
+    id="q-12345678",
+    kind="supplement",
+    applicant="ann",
+    tier="research",
+    title="Supplement of Dark stars",
+    justification="A second field was observed.",
+    credits=200,
+    state=RequestState.APPROVED,
+    allocation="a-12345678",
+    created_at=_BEGAN,
+    updated_at=_LATER,
+    asked=_ASKED,
+    awarded=_ASKED.model_copy(update={"credits": 100, "gpu_hours": 20}),
+    reviews=[ReviewView(reviewer="rev", score=4, conflict=False, comment="Convincing.", at=_LATER)],
+)
+_RUN = RunView(
+    id="r-0123456789abcdef0123",
+    person="ann",
+    allocation="a-12345678",
+    allocation_name="Deep fields",
+    name="stack.ipynb",
+    size="small",
+    image="base",
+    resources=_LEASE.resources,
+    parameters={"field": "m31"},
+    max_seconds=3600,
+    state=RunState.RUNNING,
+    waiting_reason=None,
+    cancel_requested=False,
+    attempt=1,
+    lease="l-12345678",
+    cells_done=3,
+    cells_total=12,
+    current_cell=4,
+    error=None,
+    submitted_at=_BEGAN,
+    started_at=_BEGAN,
+    ended_at=None,
+    held_microcredits=46_800,
+    charged_microcredits=0,
+)
+_AGREEMENT = AgreementView(version="2026-07-01", title="User agreement", accepted=True, url="/agreement")
+_OPTIONS = StartOptions(
+    person="ann",
+    agreement=_AGREEMENT,
+    allocations=[
+        AllocationOffer(
+            id="a-12345678",
+            name="Deep fields",
+            tier="consortium",
+            tier_title="Consortium",
+            state="active",
+            limit_microcredits=4_000_000_000,
+            held_microcredits=11_700,
+            posted_microcredits=1_300_000,
+            available_microcredits=3_998_688_300,
+            ends_at=_ENDS,
+            usable=True,
+            reason=None,
+            sizes=[
+                SizeOffer(
+                    name="small",
+                    title="Small",
+                    cores=1,
+                    memory_gib=4,
+                    gpus=0,
+                    gpu_type=None,
+                    microcredits_per_hour=46_800,
+                    hours_available=85_442.1,
+                    usable=True,
+                    reason=None,
+                )
+            ],
+        )
+    ],
+    images=[ImageOffer(name="base", title="Base", description="Astronomy with Python.", default=True)],
+    default=Choice(allocation="a-12345678", size="small", image="base"),
+)
+_QUOTAS = Quotas(
+    person="ann",
+    allocations=[
+        AllocationQuotas(
+            allocation="a-12345678",
+            name="Deep fields",
+            state=StateView(state="active", usable=True, source=SourceKind.POLICY, why="It may be spent."),
+            limits=[
+                LimitView(
+                    name="member_cores", value=64, used=1, source=SourceKind.MEMBER, why="A lead's cap for you: 64."
+                )
+            ],
+            largest=LargestView(
+                shapes=[Shape(cores=32, memory_gib=64)], source=SourceKind.POLICY, why="The Consortium tier."
+            ),
+            budgets=[
+                BudgetView(
+                    unit=Unit.CREDITS,
+                    available=3_998_688_300,
+                    limit=4_000_000_000,
+                    held=11_700,
+                    posted=1_300_000,
+                    binds="a-12345678",
+                    source=SourceKind.AWARD,
+                    why="What “Deep fields” was awarded.",
+                )
+            ],
+        )
+    ],
+)
+_ENTRY = AuditEntryView(
+    id=7,
+    at=_LATER,
+    actor="rev",
+    action="request.approve",
+    subject="q-12345678",
+    why="A sound plan for a modest budget.",
+    details={"before": "in review", "after": "approved"},
+    policy_version=_VERSION,
+)
+_HEALTH = Health(
+    status="ok",
+    version="0.1.0",
+    policy_version=_VERSION,
+    database="ok",
+    database_revision="0002",
+    worker_lag_seconds=1.5,
+)
+_ANSWERS: tuple[View, ...] = (
+    _HEALTH,
+    _OPTIONS,
+    _LEASE,
+    LeaseList(leases=[_LEASE], next_before=None),
+    AgreementText(**_AGREEMENT.model_dump(), text="# User agreement\n\n…"),
+    AllocationList(allocations=[_ALLOCATION]),
+    _DETAIL,
+    AuditPage(entries=[_ENTRY], next_before=_ENTRY.id),
+    _MEMBER,
+    _INVITATION,
+    InvitationList(invitations=[_INVITATION]),
+    _PUBLICATION,
+    PublicationList(publications=[_PUBLICATION]),
+    _QUOTAS,
+    _OVERRIDE,
+    OverrideList(overrides=[_OVERRIDE]),
+    _REQUEST,
+    RequestList(requests=[_REQUEST]),
+    _RUN,
+    RunList(runs=[_RUN]),
+)
+ANSWERS: dict[type[View], View] = {type(answer): answer for answer in _ANSWERS}
+"""An answer of each shape that a route has."""
+
+PROBLEMS: dict[HTTPStatus, AllocationsError] = {
+    HTTPStatus.BAD_REQUEST: NotUnderstoodError(HTTPStatus.BAD_REQUEST, "There was an error parsing the body."),
+    HTTPStatus.UNAUTHORIZED: NotSignedInError("The request carries no valid token.", "Make a token and send it."),
+    HTTPStatus.FORBIDDEN: MissingScopeError(
+        "The token of ann does not carry the scope custom:allocations:admin.", "Use a token with that scope."
+    ),
+    HTTPStatus.NOT_FOUND: unknown_allocation("a-12345678"),
+    HTTPStatus.CONFLICT: IdempotencyConflictError(
+        "This Idempotency-Key was used before, for a different request.", "Use a new key for a new request."
+    ),
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: BodyTooLargeError(
+        "The request is larger than 20 MB.", "Clear the notebook's outputs, save it and send it again."
+    ),
+    HTTPStatus.UNPROCESSABLE_ENTITY: InvalidInputError(
+        "name: Field required.", "Mend the fields and send the request again."
+    ),
+    HTTPStatus.SERVICE_UNAVAILABLE: HubUnavailableError("The hub does not answer.", "Try again in a moment."),
+}
+"""A problem of each status that any route with a scope may answer, beside its success."""
