@@ -94,6 +94,7 @@ class RequestService:
         asked = asked or Award()
         _require_award(kind, asked)
         wanted = self._requestable(tier)
+        key = _key(actor, idempotency_key, kind, tier, title, justification, credits, asked, draft=draft)
         return self._add(
             actor,
             kind,
@@ -104,7 +105,7 @@ class RequestService:
             None,
             draft=draft,
             asked=asked,
-            key=idempotency_key,
+            key=key,
         )
 
     def ask(
@@ -124,7 +125,13 @@ class RequestService:
         """
         if kind is RequestKind.NEW:
             raise InvalidInputError("A new allocation is not asked for on another.", "Request a tier instead.")
+        asked = asked or Award()
+        key = _key(actor, idempotency_key, kind, allocation_id, "", justification, credits, asked)
         with self.database.read() as connection:
+            # Before all else: what was asked for may have been decided since, and could not be asked for anew.
+            known = key.recall(connection) if key else None
+            if known is not None:
+                return self._find(connection, known)
             allocation = self.authority.seen(connection, actor, allocation_id)
             member = self.allocations.member(connection, allocation_id, actor.name)
         if member is None or member.role not in MANAGING_ROLES:
@@ -139,7 +146,6 @@ class RequestService:
                 f"An allocation of the {tier.title} tier is renewed with the user agreement, and not made larger.",
                 "Request a higher tier instead.",
             )
-        asked = asked or Award()
         amount = credits or asked.credits
         if kind is RequestKind.INSTALMENT:
             released = allocation.award.instalments_released
@@ -164,7 +170,7 @@ class RequestService:
             amount or 0,
             allocation_id,
             asked=asked,
-            key=idempotency_key,
+            key=key,
         )
 
     def report_progress(
@@ -276,24 +282,14 @@ class RequestService:
         *,
         asked: Award,
         draft: bool = False,
-        key: str | None = None,
+        key: IdempotencyKey | None = None,
     ) -> Request:
         title, justification = _require_texts(title, justification)
-        body: dict[str, object] = {
-            "kind": kind,
-            "tier": tier,
-            "title": title,
-            "justification": justification,
-            "credits": credits,
-            "allocation": allocation_id,
-            "asked": asked.model_dump(mode="json", exclude_defaults=True),
-        }
-        idempotency = IdempotencyKey.for_request(actor.name, key, "request", body) if key else None
         now_ms = self.clock.now_ms()
         with self.database.write() as connection:
-            known = idempotency.recall(connection) if idempotency else None
+            known = key.recall(connection) if key else None
             if known is not None:
-                return self._locked(connection, known)
+                return self._find(connection, known)
             if allocation_id is not None:
                 self._require_none_waiting(connection, allocation_id, kind)
             request = Request(
@@ -313,16 +309,26 @@ class RequestService:
             self.requests.add(connection, request)
             action = "request.draft" if draft else "request.submit"
             self.authority.record(
-                connection, actor.name, action, request.id, kind=kind, tier=tier, credits=credits, asked=body["asked"]
+                connection,
+                actor.name,
+                action,
+                request.id,
+                kind=kind,
+                tier=tier,
+                credits=credits,
+                asked=asked.model_dump(mode="json", exclude_defaults=True),
             )
             if not draft:
                 self._tell(connection, request, RequestAction.SUBMIT, "")
-            if idempotency:
-                idempotency.remember(connection, request.id, now_ms)
+            if key:
+                key.remember(connection, request.id, now_ms)
             return request
 
     def _locked(self, connection: Connection, request_id: str) -> Request:
-        request = self.requests.get(connection, request_id, lock=True)
+        return self._find(connection, request_id, lock=True)
+
+    def _find(self, connection: Connection, request_id: str, *, lock: bool = False) -> Request:
+        request = self.requests.get(connection, request_id, lock=lock)
         if request is None:
             raise NotFoundError(f"There is no request {request_id!r}.", "Look it up in the list of requests.")
         return request
@@ -461,6 +467,33 @@ class RequestService:
             details: dict[str, str | int] = {"title": request.title, "kind": request.kind, "why": why.strip()}
             threshold = str(self.clock.now_ms())
             self.authority.tell(connection, Notice(request.applicant, kind, request.id, threshold, details))
+
+
+def _key(
+    actor: Actor,
+    key: str | None,
+    kind: RequestKind,
+    of: str,
+    title: str,
+    justification: str,
+    credits: int | None,  # noqa: A002  # the unit's name
+    asked: Award,
+    *,
+    draft: bool = False,
+) -> IdempotencyKey | None:
+    """Return the key of what was sent, a tier or an allocation's id and all else as it came, or None without one."""
+    if not key:
+        return None
+    body = {
+        "kind": kind,
+        "of": of,
+        "title": title,
+        "justification": justification,
+        "credits": credits,
+        "asked": asked.model_dump(mode="json", exclude_defaults=True),
+        "draft": draft,
+    }
+    return IdempotencyKey.for_request(actor.name, key, "request", body)
 
 
 def _asked(request: Request) -> Award:

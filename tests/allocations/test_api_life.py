@@ -117,11 +117,17 @@ def test_an_extension_and_a_renewal(client: TestClient, bench: Bench, research: 
     assert (early.status_code, early.json()["code"]) == (409, "transition_not_allowed")
     more = {"kind": "extension", "justification": "The data came late.", "term_days": 30}
     asked = call(client, "ann", "POST", path, more).json()["id"]
-    call(client, "rev", "POST", f"/requests/{asked}/approve", {"award": {"term_days": 10}})
+    call(client, "rev", "POST", f"/requests/{asked}/approve", {"why": "fewer", "award": {"term_days": 10}})
     assert ends_at() == "2028-01-25T08:00:00.000Z"
     bench.clock.pass_seconds(370 * DAY)
     renewal = call(client, "ann", "POST", path, {"kind": "renewal", "justification": "We go on."}).json()["id"]
-    call(client, "rev", "POST", f"/requests/{renewal}/approve", {"award": {"credits": 300, "renewable": False}})
+    call(
+        client,
+        "rev",
+        "POST",
+        f"/requests/{renewal}/approve",
+        {"why": "once", "award": {"credits": 300, "renewable": False}},
+    )
     bench.clock.pass_seconds(10 * DAY)
     bench.services.lifecycle.advance()
     assert ends_at() == "2029-01-24T08:00:00.000Z"
@@ -236,3 +242,19 @@ def test_who_links_a_publication_does_not_learn_who_else_did(client: TestClient,
     assert call(client, "lead", "GET", f"/allocations/{theirs}/publications").json()["publications"] == [made.json()]
     bad = call(client, "ann", "POST", at, body | {"identifier": "a book"})
     assert (bad.status_code, bad.json()["code"]) == (422, "invalid_input")
+
+
+def test_asking_again_under_one_key_is_one_request_even_when_it_was_decided(
+    client: TestClient,  # noqa: F811  # as above
+    bench: Bench,
+    research: str,
+) -> None:
+    report = {"report": "Half of the fields are reduced."}
+    more = {"kind": "supplement", "justification": "A second field.", "credits": 10}
+    for path, body in (("progress", report), ("requests", more)):
+        path = f"/allocations/{research}/{path}"  # noqa: PLW2901  # the whole of it
+        first = call(client, "ann", "POST", path, body, key=path)
+        assert call(client, "rev", "POST", f"/requests/{first.json()['id']}/approve", {}).status_code == 200
+        again = call(client, "ann", "POST", path, body, key=path)
+        assert (again.status_code, again.json()["id"], again.json()["state"]) == (201, first.json()["id"], "approved")
+    bench.assert_clean()

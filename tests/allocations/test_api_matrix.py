@@ -109,7 +109,9 @@ RULES = {
     "POST /requests/{request_id}/reviews": Rule((403, 403, 403, 201, 201, 403), {"comment": "Good"}),
     # Ann's own withdrawal; reviewers see the request, and may not.
     "POST /requests/{request_id}/withdraw": Rule((200, 404, 404, 403, 403, 403), {}),
-    "POST /requests/{request_id}/approve": Rule((403, 404, 404, 200, 200, 403), {"award": {"credits": 5}}),
+    "POST /requests/{request_id}/approve": Rule(
+        (403, 404, 404, 200, 200, 403), {"why": "less", "award": {"credits": 5}}
+    ),
     "GET /run-options": Rule(OWN_LIST),
     "POST /runs": Rule(
         (201, 201, 404, 404, 404, 403),
