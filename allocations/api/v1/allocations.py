@@ -1,4 +1,4 @@
-"""Allocations: balances, the tree and its division, members, the agreement, the audit log."""
+"""Allocations: balances, the tree and its division, the agreement, the audit log."""
 
 from __future__ import annotations
 
