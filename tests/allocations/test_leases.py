@@ -385,8 +385,8 @@ def test_gpu_seconds_are_limited_where_an_award_says_so(bench: Bench) -> None:
     ledger = services.lifecycle.ledger
     with services.database.write() as connection:
         services.lifecycle.allocations.change(connection, root, award=award)
-        ledger.open_account(connection, root, Unit.GPU_SECONDS)
         grant = Transaction("tx-1", bench.clock.at_ms, TransactionKind.GRANT, "t", "p")
+        ledger.open_account(connection, grant, root, Unit.GPU_SECONDS)
         ledger.change_limit(connection, grant, root, Unit.GPU_SECONDS, 1000)
     lease = bench.acquire(root, "lead", "gpu")
     services.leases.start(lease.id)
