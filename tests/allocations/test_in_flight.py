@@ -30,6 +30,7 @@ from allocations.leases.views import LeaseView
 from allocations.ledger.models import TransactionKind, Unit
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import (
+    AllocationState,
     Award,
     Invitation,
     MemberRole,
@@ -250,6 +251,16 @@ def test_a_start_that_waits_for_a_closing_finds_the_allocation_closed(benches: t
     first.assert_clean()
 
 
+def test_a_closing_that_waits_for_a_division_closes_what_was_divided(benches: tuple[Bench, Bench]) -> None:
+    first, second = benches
+    part = divide(first, first.consortium(), 10)
+    inner, closed = race(first, lambda: divide(first, part, 5), lambda: second.services.tree.close(LEAD, part, "over"))
+    assert isinstance(inner, str)
+    assert closed is None
+    with first.services.database.read() as connection:
+        assert first.services.lifecycle.authority.find(connection, inner).state is AllocationState.CLOSED
+
+
 def test_a_lease_ends_once_whoever_ends_it(benches: tuple[Bench, Bench]) -> None:
     first, second = benches
     lease = first.acquire(first.accept("ann"))
@@ -334,11 +345,14 @@ def test_a_division_that_is_repeated_while_it_commits_is_one(benches: tuple[Benc
 def test_what_is_free_is_moved_once(benches: tuple[Bench, Bench]) -> None:
     first, second = benches
     root = first.consortium(credits=100)
-    one, two = divide(first, root, 10), divide(first, root, 10)
+    one, two = divide(first, root, 1), divide(first, root, 1)
+    held = first.acquire(one, "lead", "compute").held_microcredits
+    amount = (CREDIT - held) * 2 // 3
+    assert 2 * amount < CREDIT, "both together are within the limit, and not within what is free"
     won, lost = race(
         first,
-        lambda: first.services.tree.move(LEAD, one, two, 6 * CREDIT),
-        lambda: second.services.tree.move(LEAD, one, two, 6 * CREDIT),
+        lambda: first.services.tree.move(LEAD, one, two, amount),
+        lambda: second.services.tree.move(LEAD, one, two, amount),
     )
     assert won is None
     assert isinstance(lost, InsufficientBalanceError)

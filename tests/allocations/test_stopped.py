@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -120,3 +121,17 @@ def test_a_run_that_nobody_stops_is_charged_to_the_end_of_the_grace(bench: Bench
     ended = bench.services.runs.get("lead", run.id)
     assert (ended.state, ended.charged_microcredits) == ("timed_out", SMALL * grace)
     bench.assert_clean()
+
+
+def test_nothing_starts_before_the_beginning_or_from_the_end_on_whatever_the_calendar_has_done(bench: Bench) -> None:
+    root = bench.consortium(credits=100)
+    with bench.services.database.read() as connection:
+        allocation = bench.services.lifecycle.authority.find(connection, root)
+    for offset_ms, refused in ((-1, False), (0, True)):
+        bench.clock.at_ms = allocation.ends_at_ms + offset_ms
+        bench.services.agreements.accept("lead", bench.services.policy.agreement.version)
+        with pytest.raises(AllocationNotActiveError, match="has ended") if refused else nullcontext():
+            bench.acquire(root, "lead", server=str(offset_ms))
+    bench.clock.at_ms = allocation.starts_at_ms - 1
+    with pytest.raises(AllocationNotActiveError, match="has not begun"):
+        bench.acquire(root, "lead", server="early")
