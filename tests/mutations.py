@@ -382,21 +382,21 @@ MUTATIONS = (
         "allocations/lifecycle/members.py",
         "        if not any(member.role is MemberRole.LEAD for member in members if member.person != person):\n",
         "        if not any(member.role is MemberRole.LEAD for member in members):\n",
-        (f"{T}members_machine.py",),
+        (f"{T}members.py",),
     ),
     Mutation(
         "who is removed may come back by an older invitation",
         "allocations/lifecycle/members.py",
         "            self.invitations.revoke_all(connection, [node.id for node in subtree], now_ms, person)\n",
         "",
-        (f"{T}members_machine.py",),
+        (f"{T}members.py",),
     ),
     Mutation(
         "who leaves stays in the parts",
         "allocations/lifecycle/members.py",
         "            for node in subtree:\n",
         "            for node in subtree[:1]:\n",
-        (f"{T}members_machine.py",),
+        (f"{T}members.py",),
     ),
     # ---------------------------------------------------------------- keys
     Mutation(
@@ -414,11 +414,21 @@ MUTATIONS = (
         (f"{T}tree.py",),
     ),
     Mutation(
+        "keys of different callers meet at admission",
+        "allocations/leases/admission.py",
+        "        if one.key is not None and one.key.name in known:\n",
+        "        known = {(one.actor, key): answer for (_, key), answer in known.items()}\n"
+        "        if one.key is not None and one.key.name in known:\n",
+        (f"{T}ledger.py",),
+    ),
+    Mutation(
         "keys of different callers meet",
         "allocations/db/idempotency.py",
-        "for row in rows if (row.caller, row.key) in wanted}",
-        "for row in rows}",
-        (f"{T}leases.py",),
+        """    idempotency.c.caller == bindparam("of_caller"), idempotency.c.key == bindparam("of_key")
+""",
+        """    idempotency.c.key == bindparam("of_key")
+""",
+        (f"{T}ledger.py",),
     ),
     # ---------------------------------------------------------------- publications
     Mutation(

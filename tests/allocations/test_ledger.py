@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import InsufficientBalanceError
 from allocations.ledger.models import Holding, Transaction, TransactionKind, Unit
 from allocations.lifecycle.authority import Actor
@@ -38,3 +39,27 @@ def test_no_hold_goes_beyond_a_limit_of_its_path(bench: Bench, credits: int) -> 
     with bench.services.database.read() as connection:
         balances = [bench.services.leases.ledger.balance(connection, node) for node in (root, part)]
     assert [balance.held for balance in balances] == [most, most]
+
+
+def test_keys_of_different_callers_never_meet(bench: Bench) -> None:
+    """INVARIANT 4 is of a caller's own keys, for divisions as for leases."""
+    parts, leases = [], []
+    for person in ("ann", "bob"):
+        root = bench.consortium(person)
+        for _ in range(2):
+            part = bench.services.tree.divide(
+                Actor(person),
+                root,
+                name="Group",
+                microcredits=CREDIT,
+                guaranteed=True,
+                lead=person,
+                idempotency_key="key",
+            )
+            parts.append(part)
+            key = IdempotencyKey.for_request(person, "key-of-lease", "acquire", {"allocation": root})
+            leases.append(bench.services.leases.acquire(bench.request(root, person), key).id)
+    for made in (parts, leases):
+        assert made[0] == made[1]
+        assert made[2] == made[3]
+        assert len(set(made)) == 2

@@ -584,7 +584,7 @@ VERBS = {
 }
 
 
-def drive(database: Database, folder: Path, examples: int, steps: int) -> Counter[str]:
+def drive(database: Database, folder: Path, examples: int, steps: int, *, repeatable: bool) -> Counter[str]:
     """Run the machine; return how often it did what."""
 
     class Machine(LedgerMachine):
@@ -596,17 +596,24 @@ def drive(database: Database, folder: Path, examples: int, steps: int) -> Counte
     run_state_machine_as_test(
         Machine,
         settings=settings(
-            max_examples=examples, stateful_step_count=steps, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=examples,
+            stateful_step_count=steps,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            derandomize=repeatable,
+            database=None,
         ),
     )
     return Machine.ran
 
 
 def test_the_ledger_agrees_with_the_oracle(database: Database, tmp_path: Path) -> None:
-    assert drive(database, tmp_path, 12, 40)
+    assert drive(database, tmp_path, 12, 40, repeatable=False)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_ledger_agrees_with_the_oracle_in_every_way(database: Database, tmp_path: Path) -> None:
-    assert VERBS - drive(database, tmp_path, 60, 60).keys() == set()
+    # The same every time: whether it came everywhere is no matter of luck.
+    ran = drive(database, tmp_path, 40, 60, repeatable=True)
+    assert VERBS - ran.keys() == set()

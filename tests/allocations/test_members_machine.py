@@ -19,7 +19,9 @@ import pytest
 from hypothesis import HealthCheck, event, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from sqlalchemy import select
 
+from allocations.db.schema import leases
 from allocations.errors import (
     AgreementRequiredError,
     AllocationNotActiveError,
@@ -29,7 +31,6 @@ from allocations.errors import (
 )
 from allocations.factory import make_services
 from allocations.leases.watch import ServerKey, ServerStatus
-from allocations.ledger.audit import audit_ledger
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole, RequestAction, RequestKind
 from allocations.worker import Worker
@@ -44,6 +45,7 @@ REVIEWERS = ("rev", "rev2", "rev3")
 DAY_MS, TERM_DAYS, OPENS_DAYS = 86_400_000, 365, 60
 CREDIT, RATE, QUANTUM, RENEW_BEFORE = 1_000_000, 13, 900, 300
 SERVERS_PER_PERSON, PANEL = 2, 2
+LUCKY = 7  # of ten, of what would end too much if it were as frequent as the rest
 MANAGING = {MemberRole.LEAD, MemberRole.MANAGER}
 OPEN = {"submitted", "in review"}
 KINDS = (RequestKind.SUPPLEMENT, RequestKind.RENEWAL)
@@ -146,13 +148,21 @@ class MembersMachine(RuleBasedStateMachine):
         self.asked: dict[str, Asked] = {}
         self.renewal: int | None = None
         self.version = self.bench.services.policy.agreement.version
-        self.accepted = {"lead"}
+        self.accepted = set(PEOPLE)
         self.runs: dict[str, Run] = {}
         self.hub = Hub(self)
         self.worker = Worker(self.bench.services, self.hub, "w")
+        for person in PEOPLE:
+            self.bench.accept(person)
+        for person, node, role in (("ann", self.root, MemberRole.MANAGER), ("bob", parts[0], MemberRole.MEMBER)):
+            self.bench.services.members.add(Actor("lead"), node, person, role)
+            self.places[node][person] = Place(role)
 
     def teardown(self) -> None:
-        self._stack.close()
+        try:
+            self.bench.assert_clean()
+        finally:
+            self._stack.close()
 
     # ------------------------------------------------------------------ the oracle
 
@@ -329,6 +339,17 @@ class MembersMachine(RuleBasedStateMachine):
             with pytest.raises(expected):
                 self.bench.acquire(one, person)
 
+    @precondition(lambda self: any(run.lived is None for run in self.runs.values()))
+    @rule(data=st.data(), leaves=st.booleans(), seconds=st.integers(0, 600))
+    def remove_who_runs(self, data: st.DataObject, leaves: bool, seconds: int) -> None:
+        """A person who runs something loses access at once, and at the next tick the server is stopped and settled."""
+        running = sorted({(run.node, run.person) for run in self.runs.values() if run.lived is None})
+        node, person = data.draw(st.sampled_from(running))
+        if person not in self.places[node]:
+            return
+        self.remove(None if leaves else "lead", self.nodes.index(node), person)
+        self.tick(seconds)
+
     def forget_invitations(self, nodes: list[str], person: str | None = None) -> None:
         gone = [key for key, value in self.pending.items() if value[0] in nodes and person in {None, value[1]}]
         for key in gone:
@@ -343,10 +364,10 @@ class MembersMachine(RuleBasedStateMachine):
         self.note("accept")
         self.accepted.add(person)
 
-    @rule(luck=st.integers(0, 3))
+    @rule(luck=st.integers(0, 9))
     def publish_an_agreement(self, luck: int) -> None:
         """A new version asks everybody again; who runs, runs on."""
-        if luck == 0:
+        if luck == LUCKY:
             services = self.bench.services
             self.version = f"{self.version}+"
             agreement = services.policy.agreement.model_copy(update={"version": self.version})
@@ -357,6 +378,7 @@ class MembersMachine(RuleBasedStateMachine):
             self.worker = Worker(self.bench.services, self.hub, "w")
             self.accepted = set()
             self.note("agreement")
+            self.accept("lead")
 
     # ------------------------------------------------------------------ budget
 
@@ -374,12 +396,23 @@ class MembersMachine(RuleBasedStateMachine):
             self.limits[one] -= amount
             self.limits[other] += amount
 
-    @rule(actor=actors, place=st.integers(1, 2), luck=st.integers(0, 3))
+    @rule(actor=actors, place=st.integers(1, 2), luck=st.integers(0, 9))
     def close(self, actor: str, place: int, luck: int) -> None:
         """What it has not used is the whole's again; what runs there is not renewed."""
-        node = self.nodes[place]
-        if luck and node not in self.closed:
-            return
+        if luck == LUCKY or self.nodes[place] in self.closed:
+            self.close_part(actor, self.nodes[place])
+
+    @precondition(lambda self: any(run.lived is None and run.node in self.nodes[1:] for run in self.runs.values()))
+    @rule(luck=st.integers(0, 3))
+    def close_what_runs(self, luck: int) -> None:
+        """And let the worker come by until nothing runs there any more."""
+        if luck == 1:
+            node = next(run.node for run in self.runs.values() if run.lived is None and run.node in self.nodes[1:])
+            self.close_part("lead", node)
+            for _ in range(3):
+                self.tick(400)
+
+    def close_part(self, actor: str, node: str) -> None:
         allowed = self.manages(actor, self.root) and node not in self.closed
         self.try_it("close", allowed, lambda: self.bench.services.tree.close(Actor(actor), node, "over"))
         if allowed:
@@ -461,8 +494,8 @@ class MembersMachine(RuleBasedStateMachine):
             self.limits[self.root] += request.credits * CREDIT
 
     @precondition(lambda self: any(one.state in OPEN for one in self.asked.values()))
-    @rule(data=st.data())
-    def score_and_approve(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), approve=st.booleans())
+    def score_and_decide(self, data: st.DataObject, approve: bool) -> None:
         """The way as it mostly goes: random steps would seldom take all of it."""
         request_id = data.draw(st.sampled_from([key for key, one in sorted(self.asked.items()) if one.state in OPEN]))
         request = self.asked[request_id]
@@ -471,12 +504,24 @@ class MembersMachine(RuleBasedStateMachine):
             self.bench.services.requests.review(Actor(name, reviewer=True), request_id, comment="c", score=4)
             request.scores.add(name)
             request.state = "in review"
-        self.decide_on(request_id, able[0] if able else "rev", RequestAction.APPROVE)
+        self.decide_on(
+            request_id, able[0] if able else "rev", RequestAction.APPROVE if approve else RequestAction.DECLINE
+        )
+
+    @precondition(lambda self: any(one.state in OPEN for one in self.asked.values()))
+    @rule(data=st.data())
+    def revise(self, data: st.DataObject) -> None:
+        """Asked to revise, the applicant submits it again, and every score is to be given again."""
+        request_id = data.draw(st.sampled_from([key for key, one in sorted(self.asked.items()) if one.state in OPEN]))
+        self.decide_on(request_id, "rev", RequestAction.REQUEST_REVISION)
+        self.apply(request_id, self.asked[request_id].applicant, RequestAction.SUBMIT)
 
     @precondition(lambda self: self.asked)
     @rule(data=st.data(), actor=actors, action=st.sampled_from((RequestAction.SUBMIT, RequestAction.WITHDRAW)))
     def applicant(self, data: st.DataObject, actor: str, action: RequestAction) -> None:
-        request_id = data.draw(st.sampled_from(sorted(self.asked)))
+        self.apply(data.draw(st.sampled_from(sorted(self.asked))), actor, action)
+
+    def apply(self, request_id: str, actor: str, action: RequestAction) -> None:
         request = self.asked[request_id]
         from_states = {"revision requested"} | (OPEN if action is RequestAction.WITHDRAW else set())
         allowed = actor == request.applicant and request.state in from_states
@@ -504,6 +549,17 @@ class MembersMachine(RuleBasedStateMachine):
         self.hub.running[person, name] = lease.id
         self.runs[lease.id] = Run(node, person, self.now_ms)
         self.note("start")
+
+    @rule(data=st.data())
+    def start_where_possible(self, data: st.DataObject) -> None:
+        able = [
+            (place, person)
+            for place, node in enumerate(self.nodes)
+            for person in PEOPLE
+            if self.refusal(node, person) is None
+        ]
+        if able:
+            self.start(*data.draw(st.sampled_from(able)))
 
     @precondition(lambda self: self.hub.running)
     @rule(data=st.data())
@@ -572,9 +628,11 @@ class MembersMachine(RuleBasedStateMachine):
     @invariant()
     def each_sees_the_invitations_that_wait(self) -> None:
         waiting = self.waiting()
-        for person in PEOPLE:
-            found = {invitation.id for invitation in self.bench.services.members.invitations_of(person)}
-            assert found == {key for key, value in waiting.items() if value[1] == person}
+        with self.bench.services.database.read() as connection:
+            pending = self.bench.services.members.invitations.pending_of
+            for person in PEOPLE:
+                found = {invitation.id for invitation in pending(connection, person, self.now_ms)}
+                assert found == {key for key, value in waiting.items() if value[1] == person}
 
     @invariant()
     def budgets_and_servers_are_the_oracles(self) -> None:
@@ -585,11 +643,12 @@ class MembersMachine(RuleBasedStateMachine):
                 assert (balance.limit, balance.posted + balance.held) == (self.limits[node], self.used(node))
             root = services.lifecycle.authority.find(connection, self.root)
             assert (root.renewal.credits if root.renewal else None) == self.renewal
+            stored = connection.execute(select(leases.c.id, leases.c.state).where(leases.c.id.in_(self.runs)))
+            states = {row.id: row.state for row in stored}
+            amounts = services.lease_store.amounts(connection, self.runs)
+        assert states == {key: "open" if run.lived is None else "settled" for key, run in self.runs.items()}
         for lease, run in self.runs.items():
-            view = services.leases.get(lease)
-            assert view.state == ("open" if run.lived is None else "settled")
-            if run.lived is not None:
-                assert view.charged_microcredits == RATE * run.lived
+            assert run.lived is None or amounts[lease] == (0, RATE * run.lived)
 
     @invariant()
     def requests_are_the_oracles(self) -> None:
@@ -600,13 +659,8 @@ class MembersMachine(RuleBasedStateMachine):
                 assert stored is not None
                 assert stored.state == request.state
 
-    @invariant()
-    def the_audit_is_clean(self) -> None:
-        with self.bench.services.database.read() as connection:
-            assert audit_ledger(connection).violations == ()
 
-
-_SETTINGS = settings(max_examples=25, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck))
+_SETTINGS = settings(deadline=None, suppress_health_check=list(HealthCheck))
 VERBS = {
     *("invite", "answer", "revoke", "add", "change", "remove", "leave", "accept", "agreement", "move", "close"),
     *("ask for a supplement", "ask for a renewal", "review", "declare a conflict", "approve", "decline"),
@@ -621,18 +675,22 @@ VERBS = {
 def drive(machine: type[MembersMachine], examples: int, steps: int) -> None:
     """Run a machine, and see that it came everywhere."""
     machine.ran = Counter()
-    run_state_machine_as_test(machine, settings=settings(_SETTINGS, max_examples=examples, stateful_step_count=steps))
+    run_state_machine_as_test(
+        machine,
+        # The same every time: whether it came everywhere is no matter of luck.
+        settings=settings(_SETTINGS, max_examples=examples, stateful_step_count=steps, derandomize=True, database=None),
+    )
     assert VERBS - machine.ran.keys() == set()
 
 
 def test_a_team_agrees_with_the_oracle() -> None:
-    run_state_machine_as_test(MembersMachine, settings=settings(_SETTINGS, max_examples=15))
+    run_state_machine_as_test(MembersMachine, settings=settings(_SETTINGS, max_examples=8, stateful_step_count=30))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_team_agrees_with_the_oracle_in_every_way() -> None:
-    drive(MembersMachine, 60, 60)
+    drive(MembersMachine, 40, 60)
 
 
 @pytest.mark.slow
@@ -641,4 +699,4 @@ def test_a_team_agrees_with_the_oracle_on_postgresql(postgres_server: str) -> No
     class OnPostgres(MembersMachine):
         postgres = postgres_server
 
-    drive(OnPostgres, 30, 60)
+    drive(OnPostgres, 40, 60)
