@@ -45,8 +45,8 @@ MUTATIONS = (
     Mutation(
         "a hold ignores the limit",
         "allocations/ledger/service.py",
-        '.where(_HERE, balances.c.posted + balances.c.held + bindparam("amount") <= balances.c.limit_amount)',
-        ".where(_HERE)",
+        "balances.c.limit_amount >= _USED_THEN))",
+        "balances.c.limit_amount >= balances.c.limit_amount + 0 * _USED_THEN))",
         (f"{T}ledger.py",),
     ),
     Mutation(
@@ -67,21 +67,10 @@ MUTATIONS = (
         (IN_FLIGHT,),
     ),
     Mutation(
-        "a hold counts at the leaf alone",
+        "what is moved counts at the leaf alone",
         "allocations/ledger/service.py",
-        "            for node in holding.path:\n",
-        "            for node in holding.path[-1:]:\n",
-        (f"{T}leases.py",),
-    ),
-    Mutation(
-        "the end of a hold counts at the leaf alone",
-        "allocations/ledger/service.py",
-        """        for node in path:
-            connection.execute(_END_HOLD, {"node": node, "of_unit": unit, "amount": amount, "charged": charged})
-""",
-        """        for node in path[-1:]:
-            connection.execute(_END_HOLD, {"node": node, "of_unit": unit, "amount": amount, "charged": charged})
-""",
+        "            for node in one.path:\n",
+        "            for node in one.path[-1:]:\n",
         (f"{T}leases.py",),
     ),
     Mutation(
@@ -94,8 +83,8 @@ MUTATIONS = (
     Mutation(
         "a limit changes without a journal entry",
         "allocations/ledger/service.py",
-        "[(source, target, abs(amount), None)]",
-        "[(source, target, 0 * abs(amount), None)]",
+        "[_row(Movement(transaction, [allocation_id], unit, source, target, abs(amount)))]",
+        "[_row(Movement(transaction, [allocation_id], unit, source, target, abs(amount)))][:0]",
         (f"{T}audit.py",),
     ),
     # ---------------------------------------------------------------- admission
@@ -462,65 +451,59 @@ MUTATIONS = (
     ),
     # ---------------------------------------------------------------- leases
     Mutation(
-        "a lease is ended without its lock",
+        "a lease begins to run without its lock",
         "allocations/leases/service.py",
-        "        lease = self.leases.get(connection, lease_id, lock=True)\n",
-        "        lease = self.leases.get(connection, lease_id)\n",
+        "self.leases.get(connection, lease_id, lock=True)",
+        "self.leases.get(connection, lease_id)",
         (IN_FLIGHT,),
     ),
     Mutation(
-        "a renewal reads what is free without locking it",
-        "allocations/leases/service.py",
-        """        self.ledger.lock(connection, path)
-        holds = self.leases.open_holds(connection, lease.id)
-""",
-        """        holds = self.leases.open_holds(connection, lease.id)
-""",
+        "what renews and ends leases reads without locking",
+        "allocations/leases/accounting.py",
+        "balances = self.ledger.balances(connection, on, lock=True)",
+        "balances = self.ledger.balances(connection, on, lock=False)",
         (IN_FLIGHT,),
     ),
     Mutation(
-        "the end of a lease takes its units in an order of its own",
-        "allocations/leases/service.py",
-        """        self.ledger.lock(connection, path)
-        kind = {
-""",
-        """        kind = {
-""",
-        (IN_FLIGHT,),
+        "what a renewal takes is there for the next one too",
+        "allocations/leases/accounting.py",
+        "                self.free[node, hold.unit] += freed\n",
+        "                self.free[node, hold.unit] += max(freed, 0)\n",
+        (f"{T}watch.py", f"{T}leases.py", f"{T}accounting.py"),
     ),
     Mutation(
         "times that are reported are believed",
-        "allocations/leases/service.py",
-        "        return max(lease.acquired_at_ms, min(at_ms, now_ms))\n",
-        "        return at_ms\n",
+        "allocations/leases/accounting.py",
+        "    return max(lease.acquired_at_ms, min(at_ms, now_ms))\n",
+        "    return at_ms\n",
         (f"{T}leases.py",),
     ),
     Mutation(
         "the clock of a restarted process is believed",
-        "allocations/leases/service.py",
-        "        return max(self.clock.now_ms(), lease.moved_at_ms)\n",
-        "        return self.clock.now_ms() + 0 * lease.moved_at_ms\n",
+        "allocations/leases/accounting.py",
+        "    return max(books.now_ms, lease.moved_at_ms)\n",
+        "    return books.now_ms\n",
         (f"{T}watch.py",),
     ),
     Mutation(
         "who is no member any more is renewed",
-        "allocations/leases/service.py",
-        "            return 0\n        path = self.allocations",
-        "            pass\n        path = self.allocations",
+        "allocations/leases/accounting.py",
+        "            return 0\n        return may_run_until_ms",
+        "            pass\n        return may_run_until_ms",
         (f"{T}leases.py",),
     ),
     Mutation(
         "runs on a stopped allocation keep their whole maximum",
         "allocations/leases/watch.py",
-        "        self.leases.end_stopped()\n",
+        "        self.leases.end_stopped(self.rules.allocation_end_grace_seconds)\n",
         "",
         (f"{T}stopped.py",),
     ),
     Mutation(
-        "a server that vanished is settled on the first look",
+        "a server that vanished is settled on a second look, however soon",
         "allocations/leases/watch.py",
-        "        elif now_ms - lease.missing_since_ms >= self.rules.reconcile_seconds * MS_PER_SECOND:\n",
-        "        elif now_ms >= lease.missing_since_ms:\n",
+        "            and now_ms - lease.missing_since_ms >= self.rules.reconcile_seconds * MS_PER_SECOND\n",
+        "",
         (f"{T}watch.py",),
     ),
 )

@@ -193,7 +193,7 @@ def test_the_end_of_a_lease_in_several_units_waits_for_an_admission_and_not_both
             connection.execute(here.where(balances.c.unit == Unit.CORE_SECONDS).with_for_update()).all()
             settled = pool.submit(second.services.leases.settle, lease.id)
             wait_until_waiting(connection, 1)
-            first.services.leases.ledger.balances(connection, [root], lock=True)
+            first.services.lifecycle.ledger.balances(connection, [root], lock=True)
         assert settled.result(30).state == "settled"
     first.assert_clean()
 
@@ -214,7 +214,7 @@ def test_a_unit_that_is_opened_while_a_lease_ends_below_counts_it_once(benches: 
             wait_until_waiting(connection, 1)
         assert settled.result(30).state == "settled"
     with first.services.database.read() as connection:
-        found = first.services.leases.ledger.balance(connection, root, Unit.CORE_SECONDS)
+        found = first.services.lifecycle.ledger.balance(connection, root, Unit.CORE_SECONDS)
     assert (found.held, found.posted) == (0, 100)
     first.assert_clean()
 
@@ -273,6 +273,20 @@ def test_a_lease_ends_once_whoever_ends_it(benches: tuple[Bench, Bench]) -> None
         "journal",
     )
     assert ended[0] == ended[1]
+    first.assert_clean()
+
+
+def test_a_start_that_is_reported_while_the_lease_ends_changes_nothing(benches: tuple[Bench, Bench]) -> None:
+    first, second = benches
+    lease = first.acquire(first.accept("ann"))
+    first.clock.pass_seconds(100)
+    ended, late = race(
+        first,
+        lambda: first.services.leases.settle(lease.id),
+        lambda: second.services.leases.start(lease.id),
+        "journal",
+    )
+    assert late == ended
     first.assert_clean()
 
 
@@ -395,7 +409,7 @@ def test_an_invitation_is_taken_or_revoked(benches: tuple[Bench, Bench]) -> None
         lambda: first.services.members.revoke(LEAD, invitation.id),
         lambda: second.services.members.answer(Actor("ann"), invitation.id, accept=True),
     )
-    assert won is None
+    assert isinstance(won, Invitation)
     assert isinstance(lost, TransitionError)
 
 
@@ -474,7 +488,7 @@ def test_a_renewal_that_two_workers_find_due_begins_once(benches: tuple[Bench, B
     race(first, first.services.lifecycle.advance, second.services.lifecycle.advance)
     with first.services.database.read() as connection:
         again = first.services.lifecycle.authority.find(connection, root)
-        granted = first.services.leases.ledger.balance(connection, root).limit
+        granted = first.services.lifecycle.ledger.balance(connection, root).limit
     days = first.services.policy.tier("consortium").term_days
     assert (again.ends_at_ms, granted) == (end_ms + days * 86_400_000, 50 * CREDIT)
     first.assert_clean()

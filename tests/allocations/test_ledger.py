@@ -8,7 +8,7 @@ import pytest
 
 from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import InsufficientBalanceError
-from allocations.ledger.models import Holding, Transaction, TransactionKind, Unit
+from allocations.ledger.models import Account, Movement, Transaction, TransactionKind, Unit
 from allocations.lifecycle.authority import Actor
 
 if TYPE_CHECKING:
@@ -19,8 +19,9 @@ CREDIT = 1_000_000
 
 def hold(bench: Bench, path: list[str], amount: int) -> None:
     transaction = Transaction("tx-x", bench.clock.at_ms, TransactionKind.HOLD, "t", "p")
+    movement = Movement(transaction, path, Unit.CREDITS, Account.FREE, Account.HELD, amount)
     with bench.services.database.write() as connection:
-        bench.services.leases.ledger.hold(connection, [Holding(transaction, path, {Unit.CREDITS: amount})])
+        bench.services.lifecycle.ledger.move(connection, [movement])
 
 
 @pytest.mark.parametrize("credits", [1, 100])
@@ -37,7 +38,7 @@ def test_no_hold_goes_beyond_a_limit_of_its_path(bench: Bench, credits: int) -> 
     with pytest.raises(InsufficientBalanceError):
         hold(bench, [root, part], 1)
     with bench.services.database.read() as connection:
-        balances = [bench.services.leases.ledger.balance(connection, node) for node in (root, part)]
+        balances = [bench.services.lifecycle.ledger.balance(connection, node) for node in (root, part)]
     assert [balance.held for balance in balances] == [most, most]
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
     RuleBasedStateMachine,
+    initialize,
     invariant,
     multiple,
     precondition,
@@ -183,20 +184,24 @@ class Oracle:
         self.extend(run, run.seconds_at(run.within(seen_ms, now_ms)), wanted)
         run.ends_ms = run.started_ms + run.held_to * 1000
 
-    def tick(self, run: Run, now_ms: int, *, is_stop_reported: bool) -> str:
-        """Do what the worker does with an open lease; return what that was."""
-        done = "nothing"
-        if now_ms >= run.ends_ms - RENEW_BEFORE_MS:
+    def tick(self, now_ms: int, *, is_stop_reported: bool) -> Iterator[str]:
+        """Do what the worker does with all open leases, the oldest first; say what that was."""
+
+        def those_that_end(by_ms: int) -> list[Run]:
+            return [run for run in self.runs.values() if run.state == "open" and run.ends_ms <= by_ms]
+
+        for run in those_that_end(now_ms + RENEW_BEFORE_MS):
             before_ms = run.ends_ms
             self.renew(run, run.seen_ms or now_ms, now_ms)
-            done = "renews" if run.ends_ms > before_ms else "does not renew"
-            if now_ms >= run.ends_ms and is_stop_reported:
-                self.settle(run, now_ms, now_ms)
-                return "stops"
-        if now_ms >= run.ends_ms + STOP_GRACE_MS:
+            yield "tick renews" if run.ends_ms > before_ms else "tick does not renew"
+        ended = those_that_end(now_ms)
+        for run in those_that_end(now_ms - STOP_GRACE_MS):
             self.expire(run)
-            return "expires"
-        return done
+            yield "tick expires"
+        for run in ended:
+            if run.state == "open" and is_stop_reported:
+                self.settle(run, now_ms, now_ms)
+                yield "tick stops"
 
     def settle(self, run: Run, ended_ms: int, now_ms: int) -> None:
         run.started_ms = run.acquired_ms if run.started_ms is None else run.started_ms
@@ -227,8 +232,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.bench = Bench(self.services, self.clock)
         with database.read() as connection:
             self.first_entry = connection.execute(select(func.coalesce(func.max(journal.c.id), 0))).scalar_one() + 1
-        self.root = self.bench.consortium(credits=1)
-        self.oracle = Oracle({self.root: Node(None, CREDIT)})
+        self.root = self.bench.consortium(credits=3)
+        self.oracle = Oracle({self.root: Node(None, 3 * CREDIT)})
         self.moves = 0
         self.is_stop_reported = False
         for person in PEOPLE:
@@ -265,17 +270,23 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # ------------------------------------------------------------------ the tree
 
-    @rule(target=nodes)
-    def whole(self) -> str:
-        return self.root
+    @initialize(target=nodes)
+    def begin(self):
+        """A whole with two parts."""
+        for guaranteed in (True, False):
+            self.divide(self.root, CREDIT, guaranteed, 1)
+        return multiple(*self.oracle.nodes)
 
     @rule(
         target=nodes,
         parent=nodes,
-        microcredits=st.integers(1, CREDIT // 3),
+        microcredits=st.integers(1, CREDIT),
         guaranteed=st.booleans(),
         times=st.integers(1, 2),
     )
+    def divide_further(self, parent: str, microcredits: int, guaranteed: bool, times: int):
+        return self.divide(parent, microcredits, guaranteed, times)
+
     def divide(self, parent: str, microcredits: int, guaranteed: bool, times: int):
         """When the caller crashes after the commit, it asks again with the same key."""
         if len(self.oracle.nodes) > NODES_MAX:
@@ -364,7 +375,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.note("shrink below what is used" if microcredits < known.held + known.posted else "share")
         known.limit = microcredits
 
-    @rule(amount=st.integers(-CREDIT, CREDIT))
+    @rule(amount=st.integers(-CREDIT // 4, CREDIT // 2))
     def change_award(self, amount: int) -> None:
         root = self.oracle.nodes[self.root]
         if root.limit + amount > 0:
@@ -373,9 +384,12 @@ class LedgerMachine(RuleBasedStateMachine):
             root.limit += amount
             self.note("award")
 
-    @rule(node=nodes)
-    def suspend_or_resume(self, node: str) -> None:
+    @rule(node=nodes, luck=st.integers(0, 3))
+    def suspend_or_resume(self, node: str, luck: int) -> None:
+        """Mostly resume: what is suspended lets little else happen."""
         known = self.oracle.nodes[node]
+        if luck != 1 and not known.suspended:
+            return
         if known.closed:
             with pytest.raises(TransitionError):
                 self.services.lifecycle.suspend(ADMIN, node, "as the machine likes")
@@ -432,6 +446,17 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             with pytest.raises(IdempotencyConflictError):
                 self.services.leases.acquire(request, key)
+
+    @rule(node=nodes, person=st.sampled_from(PEOPLE), size=st.sampled_from(sorted(RATES)), ms=st.integers(1, 900_000))
+    def run_for_a_while(self, node: str, person: str, size: str, ms: int) -> None:
+        """The way as it mostly goes, without which little would be charged."""
+        before = len(self.oracle.runs)
+        self.acquire(node, person, size, is_answer_lost=False)
+        if len(self.oracle.runs) > before:
+            lease = list(self.oracle.runs)[-1]
+            self.start(lease, 0)
+            self.clock.at_ms += ms
+            self.renew(lease, 0)
 
     @rule(lease=leases, early_ms=st.integers(-10_000, 100_000))
     def start(self, lease: str, early_ms: int) -> None:
@@ -520,9 +545,8 @@ class LedgerMachine(RuleBasedStateMachine):
         )
         self.is_stop_reported = is_stop_reported
         watch.keep()
-        for run in self.oracle.runs.values():
-            if run.state == "open":
-                self.note(f"tick {self.oracle.tick(run, self.now_ms, is_stop_reported=is_stop_reported)}")
+        for what in self.oracle.tick(self.now_ms, is_stop_reported=is_stop_reported):
+            self.note(what)
 
     def active(self) -> dict[ServerKey, ServerStatus]:
         """As the hub: what runs is not looked at here."""
