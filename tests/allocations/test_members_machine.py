@@ -53,6 +53,7 @@ people, roles = st.sampled_from(PEOPLE), st.sampled_from(MemberRole)
 # Mostly somebody who may: what is refused leads nowhere.
 actors = st.sampled_from(("lead", "lead", "lead", *PEOPLE))
 places = st.integers(0, 2)
+often = st.sampled_from((False, False, True))
 caps = st.sampled_from((None, None, 0, 1, 2))
 
 
