@@ -53,7 +53,7 @@ people, roles = st.sampled_from(PEOPLE), st.sampled_from(MemberRole)
 # Mostly somebody who may: what is refused leads nowhere.
 actors = st.sampled_from(("lead", "lead", "lead", *PEOPLE))
 places = st.integers(0, 2)
-often = st.sampled_from((False, False, True))
+sometimes = st.sampled_from((False, False, True))
 caps = st.sampled_from((None, None, 0, 1, 2))
 
 
@@ -455,7 +455,7 @@ class MembersMachine(RuleBasedStateMachine):
     @rule(
         data=st.data(),
         name=st.sampled_from((*REVIEWERS, *REVIEWERS, *PEOPLE)),
-        conflict=st.sampled_from((False, False, True)),
+        conflict=sometimes,
     )
     def review(self, data: st.DataObject, name: str, conflict: bool) -> None:
         """Members have a conflict of interest by being that, whether they declare it or not."""
