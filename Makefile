@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help up test test-fast lint bench lock published clean
+.PHONY: help up test test-fast lint bench mutations lock published clean
 
 help:            ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -51,6 +51,10 @@ test: $(VENV)/installed-dev node_modules/installed lint   ## everything, in a re
 
 bench: $(VENV)/installed-dev node_modules/installed       ## compare with the alternatives, in the same run
 	$(BIN)/python -m benchmarks
+
+mutations: $(VENV)/installed-dev               ## take away one lock or condition at a time and see the tests notice: long
+	scripts/install-test-tools postgresql
+	$(BIN)/python -m tests.mutations
 
 lock: $(VENV)/installed-dev                    ## resolve the locked requirements anew
 	scripts/lock $(BIN)/uv

@@ -58,6 +58,15 @@ def database_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+policies_option = click.option(
+    "--policies",
+    envvar="MERIDIAN_POLICIES",
+    type=click.Path(path_type=Path),
+    default=ROOT / "policies",
+    help="Policy files: the prices and the grace of leases are in them.",
+)
+
+
 def open_database(database: str | None, state: Path) -> Database:
     """Open an existing database; a missing one is an error, not an empty one."""
     if database is None:
@@ -157,11 +166,13 @@ def ledger() -> None:
 
 @ledger.command("audit")
 @database_option
+@policies_option
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def ledger_audit(database: str | None, state: Path, as_json: bool) -> None:
+def ledger_audit(database: str | None, state: Path, policies: Path, as_json: bool) -> None:
     """Rebuild every balance from the journal and check each invariant; exit status 1 on a difference."""
+    stop_grace_seconds = load_policy(policies).leases.stop_grace_seconds
     with reading(database, state) as connection:
-        report = audit_ledger(connection)
+        report = audit_ledger(connection, stop_grace_seconds)
     if as_json:
         click.echo(
             json.dumps(
@@ -170,6 +181,7 @@ def ledger_audit(database: str | None, state: Path, as_json: bool) -> None:
                     "journal_entries": report.journal_entries,
                     "allocations": report.allocations,
                     "leases": report.leases,
+                    "leases_awaiting_worker": report.leases_awaiting_worker,
                     "violations": [
                         {"invariant": one.invariant.name, "subject": one.subject, "detail": one.detail}
                         for one in report.violations
@@ -188,6 +200,8 @@ def ledger_audit(database: str | None, state: Path, as_json: bool) -> None:
             )
         out.print(table)
         out.print(f"{report.journal_entries} journal entries, {report.allocations} allocations, {report.leases} leases")
+        if report.leases_awaiting_worker:
+            out.print(f"The worker is behind: {report.leases_awaiting_worker} leases past their end wait for it")
         for one in report.violations[:1]:
             out.print(f"[red]First difference[/]: {one.invariant.name}: {one.subject}: {one.detail}", highlight=False)
     sys.exit(1 if report.violations else 0)
@@ -196,12 +210,7 @@ def ledger_audit(database: str | None, state: Path, as_json: bool) -> None:
 @ledger.command("explain")
 @click.argument("of_id", metavar="LEASE|ALLOCATION")
 @database_option
-@click.option(
-    "--policies",
-    type=click.Path(path_type=Path),
-    default=ROOT / "policies",
-    help="Policy files that the prices are in.",
-)
+@policies_option
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def ledger_explain(of_id: str, database: str | None, state: Path, policies: Path, as_json: bool) -> None:
     """Tell the story of a lease's charge or of an allocation's balance; exit status 1 when a sum does not come out."""

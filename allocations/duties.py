@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from allocations.db.database import Database
 
 WORKER_DUTY = "worker"
+NEVER_MS = 0
 
 
 class Duties:
@@ -25,16 +26,16 @@ class Duties:
         self._clock = clock
 
     def take(self, name: str, holder: str, seconds: int) -> bool:
-        """Take or keep a duty for some seconds; False while another holds it.
+        """Take or keep a duty for some seconds; False while another holds it. It is done only when `done` says so.
 
         Two that take it at once update one row under its lock: the second sees the first as the holder.
         """
         now_ms = self._clock.now_ms()
-        values = {"holder": holder, "until_ms": now_ms + seconds * MS_PER_SECOND, "beat_at_ms": now_ms}
+        values = {"holder": holder, "until_ms": now_ms + seconds * MS_PER_SECOND}
         try:
             with self._database.write() as connection:
                 if connection.execute(select(duties.c.name).where(duties.c.name == name)).one_or_none() is None:
-                    connection.execute(insert(duties).values(name=name, **values))
+                    connection.execute(insert(duties).values(name=name, beat_at_ms=NEVER_MS, **values))
                     return True
                 free = or_(duties.c.holder == holder, duties.c.until_ms < now_ms)
                 return (
@@ -42,6 +43,13 @@ class Duties:
                 )
         except IntegrityError:
             return False
+
+    def done(self, name: str, holder: str, begun_ms: int) -> None:
+        """Note that the holder has done all that was due when it began, at `begun_ms`."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(duties).where(duties.c.name == name, duties.c.holder == holder).values(beat_at_ms=begun_ms)
+            )
 
     def lay_down(self, name: str, holder: str) -> None:
         """Give a duty up, so that another may take it at once."""
@@ -51,7 +59,7 @@ class Duties:
             )
 
     def lag_seconds(self, name: str) -> float | None:
-        """Return the seconds since the duty was last done, None when never."""
+        """Return the seconds since the duty was last begun and then done, None when never."""
         with self._database.read() as connection:
             beat = connection.execute(select(duties.c.beat_at_ms).where(duties.c.name == name)).scalar_one_or_none()
-        return None if beat is None else max(0, self._clock.now_ms() - beat) / MS_PER_SECOND
+        return None if beat in {None, NEVER_MS} else max(0, self._clock.now_ms() - beat) / MS_PER_SECOND

@@ -61,18 +61,23 @@ class Worker:
         if not leads:
             return False
         now_ms = self._services.clock.now_ms()
+        kept = False
         if now_ms - self._looked_at_ms >= self._services.policy.leases.reconcile_seconds * MS_PER_SECOND:
             self._look()
             self._looked_at_ms = now_ms
         try:
             _RENEWED.inc(self._watch.keep())
+            kept = True
         except httpx.HTTPError as error:
             log.warning("the hub did not take a stop: %s", type(error).__name__)
         self._services.runs.cancel_departed()
+        self._services.runs.cancel_cut_short()
         self._services.runs.close_expired()
         if now_ms - self._calendar_at_ms >= CALENDAR_SECONDS * MS_PER_SECOND:
             self._services.lifecycle.advance()
             self._calendar_at_ms = now_ms
+        if kept:
+            self._duties.done(WORKER_DUTY, self._holder, now_ms)
         return True
 
     def lay_down(self) -> None:

@@ -84,12 +84,14 @@ def reused() -> IdempotencyConflictError:
 
 
 def recall_all(connection: Connection, keys: Sequence[IdempotencyKey]) -> dict[tuple[str, str], tuple[str, str]]:
-    """Return (request hash, answer) of those of the keys that are known, by (caller, key)."""
+    """Return (request hash, answer) of those of the keys that are known, by (caller, key).
+
+    Other callers' answers to keys of the same name may be among them.
+    """
     if not keys:
         return {}
-    wanted = {key.name for key in keys}
     rows = connection.execute(_RECALL_ALL, {"keys": sorted({key.key for key in keys})})
-    return {(row.caller, row.key): (row.request_hash, row.answer) for row in rows if (row.caller, row.key) in wanted}
+    return {(row.caller, row.key): (row.request_hash, row.answer) for row in rows}
 
 
 def remember_all(connection: Connection, answers: Sequence[tuple[IdempotencyKey, str]], at_ms: int) -> None:

@@ -21,7 +21,7 @@ from sqlalchemy import (
 )
 
 if TYPE_CHECKING:
-    from sqlalchemy import CTE, BindParameter
+    from sqlalchemy import CTE, BindParameter, ColumnElement
 
 metadata = MetaData(
     naming_convention={
@@ -403,3 +403,10 @@ def paths_of(allocation_ids: BindParameter[Any]) -> CTE:
         .cte("up", recursive=True)
     )
     return up.union(select(allocations.c.id, allocations.c.parent_id).where(allocations.c.id == up.c.parent_id))
+
+
+def subtrees_of(tops: ColumnElement[bool]) -> CTE:
+    """Return the ids of the allocations that fulfil a condition and of all below them."""
+    down = select(allocations.c.id).where(tops).cte("down", recursive=True)
+    below = allocations.alias("below")
+    return down.union(select(below.c.id).where(below.c.parent_id == down.c.id))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from allocations.clock import MS_PER_SECOND, to_rfc3339
 from allocations.errors import AllocationNotActiveError, AtOnceLimitError, SizeNotAllowedError
-from allocations.lifecycle.models import USABLE_STATES, AllocationState, OverrideLimits, OverrideSubject
+from allocations.lifecycle.models import RUNNING_STATES, USABLE_STATES, AllocationState, OverrideLimits, OverrideSubject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -140,9 +140,9 @@ def require_usable(allocation: Allocation, now_ms: int) -> None:
 def may_run_until_ms(path: Sequence[Allocation], grace_seconds: int) -> int:
     """Return until when what runs on an allocation may go on: the first end on its path, and the policy's grace.
 
-    What people have suspended or closed gives no grace: 0.
+    What people have suspended, archived or closed is not renewed at all: 0.
     """
-    if any(node.state in {AllocationState.SUSPENDED, AllocationState.CLOSED} for node in path):
+    if any(node.state not in RUNNING_STATES for node in path):
         return 0
     return min(node.ends_at_ms for node in path) + grace_seconds * MS_PER_SECOND
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import OperationalError
 
+from allocations.clock import MS_PER_SECOND
 from allocations.db.idempotency import answered_once
 from allocations.errors import AllocationsError
 from allocations.leases.accounting import no_lease, started
@@ -160,6 +161,15 @@ class LeaseService:
         now_ms = self.clock.now_ms()
         with self.database.write() as connection:
             return self.leases.end_departed(connection, now_ms)
+
+    def end_stopped(self, grace_seconds: int) -> int:
+        """Let open leases on suspended, archived and closed allocations end within the grace; return how many.
+
+        An interactive lease is not renewed and ends by itself; a batch lease holds its whole maximum and would not.
+        """
+        by_ms = self.clock.now_ms() + grace_seconds * MS_PER_SECOND
+        with self.database.write() as connection:
+            return self.leases.end_stopped(connection, by_ms)
 
     def get(self, lease_id: str) -> LeaseView:
         """Return a lease; NotFoundError when there is none."""

@@ -12,6 +12,7 @@ from allocations.db.bulk import BulkInsert, BulkUpdate
 from allocations.leases.models import Hold, Lease, LeaseKind, LeaseState
 from allocations.leases.rules import InUse
 from allocations.ledger.models import Unit
+from allocations.lifecycle.models import RUNNING_STATES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -80,6 +81,15 @@ _DEPARTED = (
     select(_C.id).where(_OPEN, _C.ends_at_ms > bindparam("now_ms"), ~_IS_MEMBER).with_for_update(skip_locked=True)
 )
 _END_DEPARTED = update(schema.leases).where(_C.id.in_(_DEPARTED)).values(ends_at_ms=bindparam("now_ms"), final=True)
+_STOPPED = schema.subtrees_of(schema.allocations.c.state.not_in(RUNNING_STATES))
+_RUNNING_ON_STOPPED = (
+    select(_C.id)
+    .where(_OPEN, _C.ends_at_ms > bindparam("by_ms"), _C.allocation_id.in_(select(_STOPPED.c.id)))
+    .with_for_update(skip_locked=True)
+)
+_END_STOPPED = (
+    update(schema.leases).where(_C.id.in_(_RUNNING_ON_STOPPED)).values(ends_at_ms=bindparam("by_ms"), final=True)
+)
 _FREE_AMONG = (
     select(_C.id).where(_C.id.in_(bindparam("leases", expanding=True)), _OPEN).with_for_update(skip_locked=True)
 )
@@ -137,6 +147,11 @@ class LeaseStore:
     def end_departed(self, connection: Connection, now_ms: int) -> int:
         """Set the end of open leases to now where the person is not a member any more; return how many."""
         ended = connection.execute(_END_DEPARTED, {"now_ms": now_ms})
+        return int(ended.rowcount)
+
+    def end_stopped(self, connection: Connection, by_ms: int) -> int:
+        """Set the end of open leases that end later, on allocations that are stopped here or above; return how many."""
+        ended = connection.execute(_END_STOPPED, {"by_ms": by_ms})
         return int(ended.rowcount)
 
     def mark_seen(self, connection: Connection, lease_ids: Iterable[str], at_ms: int) -> None:

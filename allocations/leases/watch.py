@@ -97,6 +97,7 @@ class LeaseWatch:
         now_ms = self.clock.now_ms()
         renew_before_ms = self.rules.renew_before_end_seconds * MS_PER_SECOND
         self.leases.end_departed()
+        self.leases.end_stopped(self.rules.allocation_end_grace_seconds)
         with self.database.read() as connection:
             # Also past their ends: the worker may have been away while servers ran on, within their tier's longest.
             due = self.store.ending(connection, now_ms + renew_before_ms, kind=LeaseKind.INTERACTIVE)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Table
 
 STOP_GRACE_SECONDS = 120
-# Beyond the grace, what a tick of the worker may take.
-TICK_ALLOWANCE_SECONDS = 60
+# Beyond the policy's grace, what may come between two rounds of the worker.
+ROUND_ALLOWANCE_SECONDS = 60
 WORKER_DUTY = "worker"
 OPEN = "open"
 _NOTHING: ColumnElement[int] = literal(0, BigInteger, literal_execute=True)
@@ -42,11 +42,16 @@ class Violation:
 
 @dataclass(frozen=True, slots=True)
 class AuditReport:
-    """What an audit looked at and found."""
+    """What an audit looked at and found.
+
+    `leases_awaiting_worker` are past their end and grace since a worker was last through: it is behind, which is no
+    difference in the ledger.
+    """
 
     journal_entries: int
     allocations: int
     leases: int
+    leases_awaiting_worker: int
     violations: tuple[Violation, ...]
 
 
@@ -76,6 +81,7 @@ def audit_ledger(connection: Connection, stop_grace_seconds: int = STOP_GRACE_SE
 
     `stop_grace_seconds` is how long after its end a lease may wait for its stop, as the policy has it.
     """
+    grace_ms = (stop_grace_seconds + ROUND_ALLOWANCE_SECONDS) * MS_PER_SECOND
     books = _Books(_journal_sums(connection), _ancestors(connection))
     checks: tuple[Callable[[Connection], Iterator[Violation]], ...] = (
         partial(_within_limit, books=books),
@@ -84,7 +90,7 @@ def audit_ledger(connection: Connection, stop_grace_seconds: int = STOP_GRACE_SE
         _hold_ends_once,
         _same_key_same_answer,
         partial(_journal_rebuilds_balances, books=books),
-        partial(_nothing_past_its_lease, stop_grace_seconds=stop_grace_seconds),
+        partial(_nothing_past_its_lease, grace_ms=grace_ms),
         _charge_within_lifetime,
         _clock_never_backwards,
     )
@@ -93,6 +99,7 @@ def audit_ledger(connection: Connection, stop_grace_seconds: int = STOP_GRACE_SE
         journal_entries=sum(one.entries for one in books.sums),
         allocations=len(books.lines),
         leases=connection.execute(select(func.count()).select_from(leases)).scalar_one(),
+        leases_awaiting_worker=_awaiting_worker(connection, grace_ms),
     )
 
 
@@ -144,7 +151,7 @@ def _first_hold_beyond(connection: Connection, books: _Books, node: str, unit: s
     the balance changed.
     """
     subtree = [allocation for allocation, line in books.lines.items() if node in line]
-    used = limit = 0
+    used, limit = 0, None
     entries = (
         select(journal.c.id, journal.c.allocation_id, journal.c.debit, journal.c.credit, journal.c.amount)
         .where(journal.c.allocation_id.in_(subtree), journal.c.unit == unit)
@@ -154,10 +161,11 @@ def _first_hold_beyond(connection: Connection, books: _Books, node: str, unit: s
         for row in rows:
             if Account.BUDGET in (row.debit, row.credit):
                 if row.allocation_id == node:
-                    limit += row.amount if row.debit == Account.BUDGET else -row.amount
+                    limit = (limit or 0) + (row.amount if row.debit == Account.BUDGET else -row.amount)
                 continue
             used += row.amount * ((row.debit == Account.FREE) - (row.credit == Account.FREE))
-            if row.credit == Account.HELD and used > limit:
+            # Before its first limit, a node had no account in the unit: its parts alone were limited.
+            if row.credit == Account.HELD and limit is not None and used > limit:
                 return int(row.id)
     return None
 
@@ -295,18 +303,33 @@ def _journal_rebuilds_balances(connection: Connection, books: _Books) -> Iterato
             )
 
 
-def _nothing_past_its_lease(connection: Connection, stop_grace_seconds: int) -> Iterator[Violation]:
-    """A worker that was alive after a lease's end and grace has ended it; while none is alive, leases wait."""
-    beat_ms = connection.execute(select(duties.c.beat_at_ms).where(duties.c.name == WORKER_DUTY)).scalar_one_or_none()
-    if beat_ms is None:
+def _nothing_past_its_lease(connection: Connection, grace_ms: int) -> Iterator[Violation]:
+    """A worker that has done a whole round after a lease's end and grace has ended the lease.
+
+    While none has, as when it comes back from a pause, leases wait.
+    """
+    done_ms = connection.execute(select(duties.c.beat_at_ms).where(duties.c.name == WORKER_DUTY)).scalar_one_or_none()
+    if done_ms is None:
         return
-    due_ms = beat_ms - (stop_grace_seconds + TICK_ALLOWANCE_SECONDS) * MS_PER_SECOND
-    for row in connection.execute(select(leases).where(leases.c.state == OPEN, leases.c.ends_at_ms < due_ms)):
+    overdue = select(leases).where(leases.c.state == OPEN, leases.c.ends_at_ms < done_ms - grace_ms)
+    for row in connection.execute(overdue.order_by(leases.c.id)):
+        late_seconds = (done_ms - row.ends_at_ms) // MS_PER_SECOND
         yield Violation(
             Invariant.NOTHING_PAST_ITS_LEASE,
             row.id,
-            f"open, its end was {(beat_ms - row.ends_at_ms) // MS_PER_SECOND} s before the worker's last beat",
+            f"open, its end was {late_seconds} s before the last round that the worker has done",
         )
+
+
+def _awaiting_worker(connection: Connection, grace_ms: int) -> int:
+    """Count the leases that a worker which has the duty, but has not done its round, is behind with."""
+    late = select(func.count()).where(
+        duties.c.name == WORKER_DUTY,
+        leases.c.state == OPEN,
+        leases.c.ends_at_ms >= duties.c.beat_at_ms - grace_ms,
+        leases.c.ends_at_ms < duties.c.until_ms - grace_ms,
+    )
+    return int(connection.execute(late).scalar_one())
 
 
 def _charge_within_lifetime(connection: Connection) -> Iterator[Violation]:

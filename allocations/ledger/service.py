@@ -5,10 +5,14 @@ Invariants kept here (numbers as in the design):
 1. WITHIN_LIMIT: posted + held <= limit at every node and unit when a hold is taken. The limit is checked by the very
    UPDATE that adds the hold, on each node of the path from the root down. Two holds could otherwise both read a free
    amount and both take it; the conditional update makes the second wait for the first and count again.
-2. TRANSACTIONS_BALANCE: each journal row moves one amount from one account to another.
-5. JOURNAL_REBUILDS_BALANCES: balances change only together with a journal row, in the same transaction.
+2. HELD_IS_OPEN_HOLDS: a hold counts at every node of its path when it is taken and when it ends; each journal row
+   moves one amount from one account to another, so that every transaction balances.
+3. HOLD_ENDS_ONCE: what ends a hold frees the whole of it and posts at most as much; `leases` sees that it ends once.
+5. JOURNAL_REBUILDS_BALANCES: balances change only together with a journal row, in the same transaction; an account
+   that is opened late begins with what the journal has of its subtree.
 
-Rows are locked along the path from the root to the leaf, always in this order, so that two holds cannot deadlock.
+Rows are locked along the path from the root to the leaf and, of one node, in the order of units, always in this order,
+so that two transactions cannot deadlock: what moves several units locks them all before it moves the first.
 """
 
 from __future__ import annotations
@@ -19,10 +23,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Boolean, and_, bindparam, insert, or_, select, true, update
+from sqlalchemy import Boolean, and_, bindparam, func, insert, or_, select, true, union_all, update
 
 from allocations.db.bulk import BulkInsert
-from allocations.db.schema import allocations, balances, journal, paths_of
+from allocations.db.schema import allocations, balances, journal, paths_of, subtrees_of
 from allocations.errors import InsufficientBalanceError, UnknownAllocationError
 from allocations.ledger.models import Account, Balance, Movement, Unit
 
@@ -57,6 +61,18 @@ _NODES = (
 _LOCK_NODES = _NODES.with_for_update(of=balances)
 _PARENT = select(allocations.c.parent_id).where(allocations.c.id == bindparam("node"))
 _POST = BulkInsert(journal)
+_BELOW = subtrees_of(allocations.c.id == bindparam("node"))
+_MOVES = union_all(
+    *(
+        select(account.label("account"), (sign * journal.c.amount).label("amount")).where(
+            journal.c.allocation_id.in_(select(_BELOW.c.id)),
+            journal.c.unit == bindparam("of_unit"),
+            account.in_([Account.HELD, Account.POSTED]),
+        )
+        for account, sign in ((journal.c.debit, -1), (journal.c.credit, 1))
+    )
+).subquery()
+_USED = select(_MOVES.c.account, func.sum(_MOVES.c.amount).label("amount")).group_by(_MOVES.c.account)
 _ROW = select(balances).where(_HERE)
 
 
@@ -77,11 +93,21 @@ class Ledger:
             node = row.parent_id
         return path[::-1]
 
-    def open_account(self, connection: Connection, allocation_id: str, unit: Unit) -> None:
-        """Begin to limit an allocation in a unit, at zero."""
+    def open_account(self, connection: Connection, transaction: Transaction, allocation_id: str, unit: Unit) -> None:
+        """Begin to limit an allocation in a unit, with what its subtree has used of it and a limit of just as much.
+
+        A part may have been limited in the unit before the whole was: what it holds and has spent counts above it from
+        now on, and what is granted next is all still to be used. The caller has locked the root's balance: nothing in
+        the tree moves in several units meanwhile, and credits are never opened late.
+        """
+        used = {
+            row.account: int(row.amount) for row in connection.execute(_USED, {"node": allocation_id, "of_unit": unit})
+        }
+        held, posted = used.get(Account.HELD, 0), used.get(Account.POSTED, 0)
         connection.execute(
-            insert(balances).values(allocation_id=allocation_id, unit=unit, limit_amount=0, held=0, posted=0)
+            insert(balances).values(allocation_id=allocation_id, unit=unit, limit_amount=0, held=held, posted=posted)
         )
+        self.change_limit(connection, transaction, allocation_id, unit, held + posted)
 
     def change_limit(
         self, connection: Connection, transaction: Transaction, allocation_id: str, unit: Unit, amount: int

@@ -92,7 +92,8 @@ class AllocationService:
             created_at_ms=now_ms,
         )
         self.allocations.add(connection, allocation)
-        self.ledger.open_account(connection, allocation.id, Unit.CREDITS)
+        opened = self._transaction(actor, TransactionKind.GRANT, "opened")
+        self.ledger.open_account(connection, opened, allocation.id, Unit.CREDITS)
         self.allocations.add_member(connection, Member(allocation.id, lead, MemberRole.LEAD, now_ms))
         granted = _share(tier, award.credits, released=0)
         self.change_limit(connection, allocation.id, granted, actor, TransactionKind.GRANT, "first instalment")
@@ -269,14 +270,7 @@ class AllocationService:
         unit: Unit = Unit.CREDITS,
     ) -> None:
         """Raise or lower an allocation's limit in a unit, as a part of the caller's transaction."""
-        transaction = Transaction(
-            id=self.new_id("tx"),
-            at_ms=self.clock.now_ms(),
-            kind=kind,
-            actor=actor,
-            policy_version=self.policy.version,
-            memo=memo,
-        )
+        transaction = self._transaction(actor, kind, memo)
         self.ledger.change_limit(connection, transaction, allocation_id, unit, amount)
 
     def state_at(self, allocation: Allocation, now_ms: int) -> AllocationState:
@@ -292,6 +286,16 @@ class AllocationService:
         return state
 
     # ------------------------------------------------------------------ inside
+
+    def _transaction(self, actor: str, kind: TransactionKind, memo: str) -> Transaction:
+        return Transaction(
+            id=self.new_id("tx"),
+            at_ms=self.clock.now_ms(),
+            kind=kind,
+            actor=actor,
+            policy_version=self.policy.version,
+            memo=memo,
+        )
 
     def _by_calendar(self, allocation: Allocation, now_ms: int) -> AllocationState:
         """Return the state by the dates alone."""
@@ -459,7 +463,8 @@ class AllocationService:
         memo: str,
     ) -> None:
         if not self._is_limited(connection, allocation_id, unit):
-            self.ledger.open_account(connection, allocation_id, unit)
+            opened = self._transaction(actor, kind, "used before it was limited")
+            self.ledger.open_account(connection, opened, allocation_id, unit)
         self.change_limit(connection, allocation_id, hours * SECONDS_PER_HOUR, actor, kind, memo, unit)
 
     def _is_due(self, allocation: Allocation, now_ms: int) -> bool:

@@ -24,6 +24,8 @@ class AllocationState(StrEnum):
 
 
 USABLE_STATES = frozenset({AllocationState.ACTIVE, AllocationState.EXPIRING})
+RUNNING_STATES = USABLE_STATES | {AllocationState.GRACE}
+"""Where what runs may go on, in the last for as long after the end as the policy of leases says."""
 
 
 class AllocationAction(StrEnum):
@@ -57,7 +59,6 @@ class AllocationTransition:
 
 
 _NOT_CLOSED = frozenset(AllocationState) - {AllocationState.CLOSED}
-_RUNNING = frozenset({AllocationState.ACTIVE, AllocationState.EXPIRING, AllocationState.GRACE})
 
 # A renewal or an extension is decided on a request; that it begins is the calendar's doing.
 ALLOCATION_TRANSITIONS: dict[AllocationAction, AllocationTransition] = {
@@ -65,7 +66,7 @@ ALLOCATION_TRANSITIONS: dict[AllocationAction, AllocationTransition] = {
         _NOT_CLOSED - {AllocationState.SUSPENDED}, AllocationParty.CALENDAR, None
     ),
     AllocationAction.SUSPEND: AllocationTransition(
-        _RUNNING | {AllocationState.PENDING}, AllocationParty.ADMIN, AllocationState.SUSPENDED
+        RUNNING_STATES | {AllocationState.PENDING}, AllocationParty.ADMIN, AllocationState.SUSPENDED
     ),
     AllocationAction.RESUME: AllocationTransition(frozenset({AllocationState.SUSPENDED}), AllocationParty.ADMIN, None),
     AllocationAction.ARCHIVE: AllocationTransition(
@@ -74,7 +75,7 @@ ALLOCATION_TRANSITIONS: dict[AllocationAction, AllocationTransition] = {
     AllocationAction.CLOSE: AllocationTransition(_NOT_CLOSED, AllocationParty.ADMIN, AllocationState.CLOSED),
     AllocationAction.CLOSE_SHARE: AllocationTransition(_NOT_CLOSED, AllocationParty.MANAGER, AllocationState.CLOSED),
     AllocationAction.RENEW: AllocationTransition(_NOT_CLOSED, AllocationParty.CALENDAR, None),
-    AllocationAction.EXTEND: AllocationTransition(_RUNNING, AllocationParty.CALENDAR, None),
+    AllocationAction.EXTEND: AllocationTransition(RUNNING_STATES, AllocationParty.CALENDAR, None),
 }
 
 

@@ -128,7 +128,7 @@ class TreeService:
             self.allocations.add(connection, child)
             granted = self._transaction(actor, TransactionKind.GRANT, "sub-allocation")
             for unit, amount in limits.items():
-                self.ledger.open_account(connection, child.id, unit)
+                self.ledger.open_account(connection, granted, child.id, unit)
                 self.ledger.change_limit(connection, granted, child.id, unit, amount)
             self._appoint(connection, actor, child, lead)
             self.authority.record(

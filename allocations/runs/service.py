@@ -262,6 +262,11 @@ class RunService:
         with self.database.write() as connection:
             return self.runs.cancel_departed(connection, self.clock.now_ms())
 
+    def cancel_cut_short(self) -> int:
+        """Ask for the stop of runs whose allocation was stopped, now that their lease has ended; return how many."""
+        with self.database.write() as connection:
+            return self.runs.cancel_cut_short(connection, self.clock.now_ms())
+
     def get(self, person: str, run_id: str) -> RunView:
         """Return a run of one's own; NotFoundError for those of others too."""
         with self.database.read() as connection:

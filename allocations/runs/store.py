@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import exists, func, insert, select, update
 
-from allocations.db.schema import members, runs
+from allocations.db.schema import leases, members, runs
 from allocations.runs.models import ACTIVE_STATES, Run, RunState
 
 if TYPE_CHECKING:
@@ -50,6 +50,20 @@ class RunStore:
             update(runs).where(departed, runs.c.state.in_(ACTIVE_STATES)).values(cancel_requested=True)
         )
         return int(waiting.rowcount + active.rowcount)
+
+    def cancel_cut_short(self, connection: Connection, now_ms: int) -> int:
+        """Ask for the stop of active runs whose lease was cut short and is past its end now; return how many."""
+        cut_short = exists().where(
+            leases.c.id == runs.c.lease_id,
+            leases.c.ends_at_ms < leases.c.latest_end_at_ms,
+            leases.c.ends_at_ms <= now_ms,
+        )
+        asked = connection.execute(
+            update(runs)
+            .where(runs.c.state.in_(ACTIVE_STATES), runs.c.cancel_requested.is_(False), cut_short)
+            .values(cancel_requested=True)
+        )
+        return int(asked.rowcount)
 
     def of_person(self, connection: Connection, person: str, limit: int) -> list[Run]:
         """Return a person's runs, newest first."""

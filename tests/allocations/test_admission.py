@@ -27,7 +27,7 @@ from allocations.leases.views import LeaseView
 from allocations.ledger.models import TransactionKind
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import Award, Member, MemberRole, Override, OverrideLimits, OverrideSubject
-from allocations.policy.models import AtOnce, Size
+from allocations.policy.models import AtOnce, Shape, Size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -149,6 +149,28 @@ def test_a_batch_that_fails_is_carried_out_one_by_one() -> None:
     assert [one.result(10) for one in futures[4:]] == [40, 50]
 
 
+def test_a_lane_decides_one_batch_at_a_time_and_lanes_side_by_side() -> None:
+    begun: list[str] = []
+    go_on = threading.Event()
+    two_begun = threading.Semaphore(0)
+
+    def carry_out(items: Sequence[str]) -> Sequence[str | Exception]:
+        begun.append(items[0])
+        two_begun.release()
+        assert go_on.wait(10)
+        return list(items)
+
+    batching: Batching[str, str] = Batching(carry_out, threads=4)
+    futures = [batching.submit(item[0], item) for item in ("a1", "a2", "b1", "a3")]
+    assert two_begun.acquire(timeout=10)
+    assert two_begun.acquire(timeout=10)
+    assert not two_begun.acquire(timeout=0.2), "a third began while both lanes were at work"
+    go_on.set()
+    assert [one.result(10) for one in futures] == ["a1", "a2", "b1", "a3"]
+    assert begun[:2] in (["a1", "b1"], ["b1", "a1"])
+    assert begun[2:] == ["a2"]
+
+
 def test_an_asker_who_goes_away_harms_nobody() -> None:
     begun, go_on = threading.Event(), threading.Event()
     seen: list[int] = []
@@ -213,6 +235,32 @@ def test_a_lead_caps_what_a_member_runs_at_once(bench: Bench) -> None:
         bench.services.leases.acquire(
             replace(bench.request(root, name), kind=LeaseKind.BATCH, max_seconds=60), bench.key()
         )
+    bench.assert_clean()
+
+
+@pytest.mark.parametrize(("what", "size"), [("cores", "small"), ("GPUs", "gpu")])
+def test_what_runs_at_once_is_counted_over_the_whole_tree_and_all_its_people(
+    bench: Bench, what: str, size: str
+) -> None:
+    root = bench.consortium()
+    cores = bench.services.policy.size(size).cores
+    award = Award(
+        largest=(Shape(cores=cores, memory_gib=64, gpus=1),),
+        at_once=AtOnce(servers_per_person=5, cores=2 * cores, gpus=2),
+    )
+    if what == "GPUs":
+        award = award.model_copy(update={"at_once": AtOnce(servers_per_person=5, cores=99, gpus=2)})
+    with bench.services.database.write() as connection:
+        bench.services.lifecycle.allocations.change(connection, root, award=award.model_dump_json())
+    parts = [
+        bench.services.tree.divide(LEAD, root, name="Group", microcredits=CREDIT, guaranteed=True, lead="lead")
+        for _ in range(2)
+    ]
+    (name,) = people(bench, root, 1)
+    bench.acquire(root, name, size)
+    bench.acquire(parts[0], "lead", size)
+    with pytest.raises(AtOnceLimitError, match=f"{what} at once"):
+        bench.acquire(parts[1], "lead", size)
     bench.assert_clean()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,8 +16,11 @@ from allocations.ledger.audit import audit_ledger
 from allocations.ledger.invariants import Invariant
 from allocations.ledger.models import TransactionKind
 from allocations.lifecycle.authority import Actor
+from tests.allocations.conftest import POLICIES
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from allocations.ledger.audit import Violation
     from tests.allocations.conftest import Bench
 
@@ -177,14 +181,58 @@ def test_5_a_balance_that_the_journal_does_not_give(bench: Bench, change: str) -
 def test_6_a_lease_past_its_end_that_a_living_worker_left_open(bench: Bench) -> None:
     _, _, lease = used(bench)
     duties = Duties(bench.services.database, bench.clock)
+
+    def worker_is_through() -> None:
+        assert duties.take(WORKER_DUTY, "w", 20)
+        duties.done(WORKER_DUTY, "w", bench.clock.at_ms)
+
     bench.clock.pass_seconds(900 + 120 + 60)
-    duties.take(WORKER_DUTY, "w", 20)
+    worker_is_through()
     assert violations(bench) == []
     bench.clock.pass_seconds(1)
     assert violations(bench) == []
-    duties.take(WORKER_DUTY, "w", 20)
+    worker_is_through()
     assert [(one.invariant, one.subject) for one in violations(bench)] == [(Invariant.NOTHING_PAST_ITS_LEASE, lease)]
     assert broken(bench, stop_grace_seconds=180) == set()
+
+
+def test_6_a_worker_that_comes_back_from_a_pause_is_behind_and_the_ledger_is_not_wrong(bench: Bench) -> None:
+    used(bench)
+    duties = Duties(bench.services.database, bench.clock)
+
+    def report() -> tuple[int, int]:
+        with bench.services.database.read() as connection:
+            found = audit_ledger(connection)
+        return len(found.violations), found.leases_awaiting_worker
+
+    def come_back() -> None:
+        bench.clock.pass_seconds(3 * 3600)
+        assert duties.take(WORKER_DUTY, "w", 20)
+
+    come_back()
+    # The first round of the first worker, and of one that slept, is under way: what it will find is not its fault.
+    assert report() == (0, 1)
+    assert duties.lag_seconds(WORKER_DUTY) is None
+    duties.done(WORKER_DUTY, "another", bench.clock.at_ms)
+    assert report() == (0, 1)
+    duties.done(WORKER_DUTY, "w", bench.clock.at_ms)
+    assert report() == (1, 0)
+
+
+def test_6_the_command_takes_the_grace_from_the_policy(bench: Bench, tmp_path: Path) -> None:
+    used(bench)
+    bench.clock.pass_seconds(900 + 120 + 61)
+    duties = Duties(bench.services.database, bench.clock)
+    duties.take(WORKER_DUTY, "w", 20)
+    duties.done(WORKER_DUTY, "w", bench.clock.at_ms)
+    patient = tmp_path / "policies"
+    shutil.copytree(POLICIES, patient)
+    text_of = (patient / "leases.yaml").read_text()
+    (patient / "leases.yaml").write_text(text_of.replace("stop_grace_seconds: 120", "stop_grace_seconds: 180"))
+    url = bench.services.database.url.render_as_string(hide_password=False)
+    command = ["ledger", "audit", "--database", url, "--policies"]
+    assert CliRunner().invoke(main, [*command, str(POLICIES)]).exit_code == 1
+    assert CliRunner().invoke(main, [*command, str(patient)]).exit_code == 0
 
 
 def test_7_a_charge_beyond_the_lifetime(bench: Bench) -> None:
@@ -210,6 +258,7 @@ def test_the_command_names_the_first_difference_and_fails(bench: Bench) -> None:
         "journal_entries": 6,
         "allocations": 2,
         "leases": 2,
+        "leases_awaiting_worker": 0,
         "violations": [],
     }
     tamper(bench, f"UPDATE balances SET posted = posted + 1 WHERE allocation_id = '{allocation}'")

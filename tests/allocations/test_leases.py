@@ -123,6 +123,24 @@ def test_a_late_stop_is_charged_in_full_and_one_in_the_past_to_its_time(bench: B
         bench.assert_clean()
 
 
+def test_times_that_are_reported_count_between_the_lease_and_now(bench: Bench) -> None:
+    """INVARIANT 8: a clock elsewhere that is ahead, or behind, neither charges more nor less than what can be."""
+    entry = bench.accept("ann")
+    hour_ms = 3_600_000
+    for started, ended, due in (
+        (hour_ms, hour_ms, 100),  # both in the future: from the report of the start to the one of the stop
+        (-hour_ms, 0, 150),  # before the lease: from its acquisition
+        (0, -hour_ms, 0),  # a stop before everything
+    ):
+        lease = bench.acquire(entry)
+        bench.clock.pass_seconds(50)
+        bench.services.leases.start(lease.id, bench.clock.at_ms + started)
+        bench.clock.pass_seconds(100)
+        settled = bench.services.leases.settle(lease.id, bench.clock.at_ms + ended)
+        assert settled.charged_microcredits == SMALL * due
+    bench.assert_clean()
+
+
 def test_a_stop_before_the_last_renewal_is_refunded(bench: Bench) -> None:
     """The server died at 100 s; the renewals at 700 s and 1,400 s still took it for running."""
     lease = bench.acquire(bench.accept("ann"))
@@ -385,8 +403,8 @@ def test_gpu_seconds_are_limited_where_an_award_says_so(bench: Bench) -> None:
     ledger = services.lifecycle.ledger
     with services.database.write() as connection:
         services.lifecycle.allocations.change(connection, root, award=award)
-        ledger.open_account(connection, root, Unit.GPU_SECONDS)
         grant = Transaction("tx-1", bench.clock.at_ms, TransactionKind.GRANT, "t", "p")
+        ledger.open_account(connection, grant, root, Unit.GPU_SECONDS)
         ledger.change_limit(connection, grant, root, Unit.GPU_SECONDS, 1000)
     lease = bench.acquire(root, "lead", "gpu")
     services.leases.start(lease.id)

@@ -12,6 +12,7 @@ from allocations.errors import InvalidInputError, NotAllowedError, TransitionErr
 from allocations.ledger.models import Unit
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import (
+    REQUEST_TRANSITIONS,
     AllocationState,
     Award,
     MemberRole,
@@ -226,3 +227,27 @@ def test_a_conflict_bars_from_reviewing_and_deciding_declared_or_by_membership(b
             with pytest.raises(NotAllowedError):
                 requests.act(reviewer, asked, action, "why")
     requests.act(THIRD, asked, APPROVE)
+
+
+@pytest.mark.parametrize("state", list(RequestState))
+@pytest.mark.parametrize("action", list(RequestAction))
+def test_nothing_is_done_to_a_request_from_a_state_that_it_does_not_lead_from(
+    bench: Bench, action: RequestAction, state: RequestState
+) -> None:
+    bench.accept("ann")
+    request = bench.services.requests.submit(ANN, tier="research", title="Dark stars", justification="We look.")
+    with bench.services.database.write() as connection:
+        bench.services.requests.requests.change(connection, request.id, state=state)
+    is_applicants = action in {RequestAction.SUBMIT, RequestAction.WITHDRAW}
+
+    def act() -> None:
+        if action is RequestAction.REVIEW:
+            bench.services.requests.review(REVIEWER, request.id, comment="c")
+        else:
+            bench.services.requests.act(ANN if is_applicants else REVIEWER, request.id, action, "why")
+
+    if state in REQUEST_TRANSITIONS[action].sources:
+        act()
+    else:
+        with pytest.raises(TransitionError):
+            act()

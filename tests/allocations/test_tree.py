@@ -21,6 +21,7 @@ from allocations.errors import (
 )
 from allocations.ledger.models import Balance, Unit
 from allocations.lifecycle.authority import Actor
+from allocations.lifecycle.models import Award
 from allocations.outbox import NoticeKind
 
 if TYPE_CHECKING:
@@ -242,4 +243,67 @@ def test_hours_are_limits_of_their_own(bench: Bench) -> None:
         limited(root, -1)
     tree.close(LEAD, child, "over")
     assert balance(bench, child, Unit.GPU_SECONDS).limit == 0
+    bench.assert_clean()
+
+
+def used_of(bench: Bench, node: str, unit: Unit) -> tuple[int, int, int]:
+    found = balance(bench, node, unit)
+    return found.limit, found.held, found.posted
+
+
+def supplement(bench: Bench, root: str, **award: int) -> None:
+    with bench.services.database.write() as connection:
+        bench.services.lifecycle.supplement(connection, root, Award(**award), "admin", "more")
+
+
+def test_a_whole_that_is_limited_in_hours_after_its_part_begins_with_what_the_part_has_used(bench: Bench) -> None:
+    """The part holds and has spent core-hours before the whole is limited in them at all."""
+    root = bench.consortium(credits=100)
+    part = bench.services.tree.divide(
+        LEAD, root, name="Group", microcredits=50 * CREDIT, guaranteed=True, lead="lead", core_hours=100
+    )
+    inner = divide(bench, part, 10)
+    spent = bench.acquire(inner, "lead", "compute", "a")
+    bench.services.leases.start(spent.id)
+    bench.clock.pass_seconds(600)
+    bench.services.leases.settle(spent.id)
+    running = bench.acquire(inner, "lead", "compute", "b")
+    bench.services.leases.start(running.id)
+    used = 32 * 600
+    held = 32 * 900
+    assert used_of(bench, part, Unit.CORE_SECONDS) == (360_000, held, used)
+    supplement(bench, root, core_hours=10)
+    # What was used is no part of what is granted now.
+    assert used_of(bench, root, Unit.CORE_SECONDS) == (held + used + 36_000, held, used)
+    bench.assert_clean()
+    for _ in range(2):
+        bench.clock.pass_seconds(600)
+        bench.services.leases.renew(running.id)
+    bench.assert_clean()
+    bench.clock.pass_seconds(60)
+    bench.services.leases.settle(running.id)
+    assert used_of(bench, root, Unit.CORE_SECONDS)[1:] == (0, used + 32 * 1260)
+    assert used_of(bench, part, Unit.CORE_SECONDS)[1:] == (0, used + 32 * 1260)
+    supplement(bench, root, core_hours=1)
+    assert used_of(bench, root, Unit.CORE_SECONDS)[0] == held + used + 39_600
+    bench.assert_clean()
+
+
+def test_a_part_that_is_limited_in_hours_later_begins_at_nothing(bench: Bench) -> None:
+    """What the whole holds in the unit is of its own leases and of other parts."""
+    root = bench.consortium(credits=100)
+    supplement(bench, root, core_hours=100)
+    other = divide(bench, root, 10)
+    leases = [bench.acquire(node, "lead", "compute", node) for node in (root, other)]
+    part = bench.services.tree.divide(
+        LEAD, root, name="Group", microcredits=10 * CREDIT, guaranteed=True, lead="lead", core_hours=10
+    )
+    assert used_of(bench, part, Unit.CORE_SECONDS) == (36_000, 0, 0)
+    for lease in leases:
+        bench.services.leases.start(lease.id)
+    bench.clock.pass_seconds(100)
+    for lease in leases:
+        bench.services.leases.settle(lease.id)
+    assert used_of(bench, root, Unit.CORE_SECONDS)[1:] == (0, 2 * 32 * 100)
+    assert used_of(bench, part, Unit.CORE_SECONDS) == (36_000, 0, 0)
     bench.assert_clean()

@@ -284,3 +284,16 @@ def test_a_clock_that_was_ahead_before_a_restart_moves_no_charge_backwards(bench
     settled = bench.services.leases.settle(lease.id)
     assert settled.charged_microcredits == SMALL * 700
     bench.assert_clean()
+
+
+def test_a_second_look_that_comes_too_soon_ends_nothing(bench: Bench) -> None:
+    """Two workers may look one right after the other."""
+    lease = bench.acquire(bench.accept("ann"))
+    bench.services.leases.start(lease.id)
+    looks = [watch_of(bench, StubServers()) for _ in range(2)]
+    for watch in looks:
+        watch.look()
+        assert bench.services.leases.get(lease.id).state == "open"
+    bench.clock.pass_seconds(bench.services.policy.leases.reconcile_seconds)
+    looks[0].look()
+    assert bench.services.leases.get(lease.id).state == "settled"
