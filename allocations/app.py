@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -67,6 +68,9 @@ def serve() -> None:
     settings = Settings.from_environment()
     identities = HubIdentities(required("MERIDIAN_COOKIE_SECRET"), PREFIX)
     app = create_app(services_from(settings), identities, settings.mode)
+    # What is there from the start stays: looking through it again and again for garbage would stop every request.
+    gc.collect()
+    gc.freeze()
     start_http_server(int(required("MERIDIAN_ALLOCATIONS_METRICS_PORT")), addr="127.0.0.1")
     uvicorn.run(
         app,

@@ -45,9 +45,8 @@ def running_service(database_url: str) -> Iterator[RunningService]:
         accounts = directory / "accounts.json"
         accounts.touch(mode=0o600)
         accounts.write_text(json.dumps({"accounts": []}))
-        common = {
+        common = {name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ} | {
             "PATH": f"{BIN}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-            "PYTHONPATH": str(ROOT),
             "HOME": name,
             "MERIDIAN_MODE": "local",
             "CONFIGPROXY_AUTH_TOKEN": token["proxy"],
