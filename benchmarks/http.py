@@ -31,10 +31,11 @@ from allocations.policy.models import AtOnce
 from allocations.settings import ROOT
 from benchmarks.drive import Timing
 from benchmarks.load import Load, Yield
+from benchmarks.machine import memory_mib
 from benchmarks.pgbench import Pgbench
 from benchmarks.platforms import LOOPBACK
 from benchmarks.report import Comparison, Report, Section
-from benchmarks.service import memory_mib, running_service
+from benchmarks.service import running_service
 from tests.e2e.platform import API
 from tests.postgres import fresh_database, running_postgres
 

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
 
-KIB_PER_MIB = 1024
 PORTS = ("public", "hub", "proxy", "allocations", "metrics")
 
 
@@ -104,9 +103,3 @@ def _is_ready(process: subprocess.Popen[bytes], url: str, log: Path) -> bool:
     if process.poll() is not None:
         raise RuntimeError(f"A process ended while it was starting: {log.read_text()}")
     return answers(url)
-
-
-def memory_mib(pid: int | str, field: str) -> float:
-    """Return a figure of a process's memory: VmRSS is what it has now, VmHWM its most so far."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1]) / KIB_PER_MIB
