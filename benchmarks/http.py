@@ -37,7 +37,7 @@ from benchmarks.platforms import LOOPBACK
 from benchmarks.report import Comparison, Report, Section
 from benchmarks.service import running_service
 from tests.e2e.platform import API
-from tests.postgres import fresh_database, running_postgres
+from tests.postgres import fresh_database, running_postgres, server_binaries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,6 +97,11 @@ def run(step: Step, *, quick: bool) -> Report:
     """Measure on PostgreSQL."""
     step("preparing")
     report = Report("http", COMPARES, "pgbench")
+    try:
+        server_binaries()
+    except RuntimeError as missing:
+        report.notes.append(f"Left out. {missing}")
+        return report
     with ExitStack() as stack:
         directory = Path(stack.enter_context(TemporaryDirectory(prefix="meridian-bench-")))
         server = stack.enter_context(running_postgres())
