@@ -50,6 +50,7 @@ test: $(VENV)/installed-dev node_modules/installed lint   ## everything, in a re
 	$(BIN)/pytest
 
 bench: $(VENV)/installed-dev node_modules/installed       ## compare with the alternatives, in the same run
+	scripts/install-test-tools postgresql
 	$(BIN)/python -m benchmarks
 
 mutations: $(VENV)/installed-dev               ## take away one lock or condition at a time and see the tests notice: long

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import admission, audit, batch, spawn, tick
+from benchmarks import admission, audit, batch, http, spawn, tick
 from benchmarks.machine import machine_facts
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Benchmark(Protocol):
 
 
 BENCHMARKS: dict[str, Benchmark] = {
+    "http": http,
     "admission": admission,
     "audit": audit,
     "tick": tick,

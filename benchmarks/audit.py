@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import resource
+import os
 import time
 import uuid
 from concurrent.futures import ProcessPoolExecutor
@@ -20,6 +20,7 @@ from allocations.db.database import Database
 from allocations.db.migrate import upgrade
 from allocations.db.schema import allocations, balances, holds, idempotency, journal, leases
 from allocations.ledger.audit import audit_ledger
+from benchmarks.machine import memory_mib
 from benchmarks.report import Comparison, Report, Section
 from tests.postgres import fresh_database, running_postgres, server_binaries
 
@@ -83,7 +84,7 @@ def _measure(name: str, url: str, step: Step, report: Report, *, quick: bool) ->
     found: list[Finding] = []
     for _ in range(PAIRS_QUICK if quick else PAIRS):
         step(f"{name}: auditing")
-        # Spawned, not forked: its peak memory is its own.
+        # Spawned, not forked, and read from VmHWM, which begins with the process: ru_maxrss would be the parent's too.
         with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
             found.append(process.submit(audit_once, url).result())
     if any(one.violations for one in found):
@@ -103,10 +104,11 @@ def _measure(name: str, url: str, step: Step, report: Report, *, quick: bool) ->
 def audit_once(url: str) -> Finding:
     """Audit, then sum barely; with this process's peak memory."""
     with closing(_Closing(url)) as opened, opened.database.read() as connection:
-        before = _peak_mib()
+        before = memory_mib(os.getpid(), "VmRSS")
         begin = time.perf_counter()
         report = audit_ledger(connection)
         audited = time.perf_counter()
+        peak = memory_mib(os.getpid(), "VmHWM")
         connection.execute(text(BARE)).all()
         summed = time.perf_counter()
     return Finding(
@@ -116,7 +118,7 @@ def audit_once(url: str) -> Finding:
         report.leases,
         len(report.violations),
         before,
-        _peak_mib(),
+        peak,
     )
 
 
@@ -129,10 +131,6 @@ class _Closing:
     def close(self) -> None:
         """Close every connection."""
         self.database.dispose()
-
-
-def _peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def write_journal(url: str, count: int) -> None:

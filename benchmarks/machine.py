@@ -15,6 +15,7 @@ from tests.postgres import server_binaries
 
 SYNCS = 50
 BLOCK = b"\0" * 4096
+KIB_PER_MIB = 1024
 
 
 def machine_facts() -> dict[str, str]:
@@ -29,6 +30,12 @@ def machine_facts() -> dict[str, str]:
         "SQLite": sqlite3.sqlite_version,
         "PostgreSQL": _postgres_version(),
     }
+
+
+def memory_mib(pid: int, field: str) -> float:
+    """Return a figure of a process's memory: VmRSS is what it has now, VmHWM its most so far."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1]) / KIB_PER_MIB
 
 
 def _processor() -> str:

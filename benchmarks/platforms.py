@@ -112,13 +112,13 @@ class HubClient:
         """Start the server; return the seconds until the hub says that it is ready."""
         begin = time.perf_counter()
         self._http.post(f"{self._path}/server", json=options).raise_for_status()
-        _until("The server", lambda: bool((self._server() or {}).get("ready")), READY_SECONDS)
+        until("The server", lambda: bool((self._server() or {}).get("ready")), READY_SECONDS)
         return time.perf_counter() - begin
 
     def stop(self) -> None:
         """Stop the server and wait until the hub has forgotten it."""
         self._http.delete(f"{self._path}/server").raise_for_status()
-        _until("The server's end", lambda: self._server() is None, STOP_SECONDS)
+        until("The server's end", lambda: self._server() is None, STOP_SECONDS)
 
     def close(self) -> None:
         """Close the connection."""
@@ -157,24 +157,25 @@ def plain_hub() -> Iterator[HubClient]:
         )
         proxy = [str(PROXY), f"--ip={LOOPBACK}", f"--port={port}", f"--api-ip={LOOPBACK}", f"--api-port={proxy_port}"]
         target = f"--default-target=http://{LOOPBACK}:{hub_port}"
-        stack.enter_context(_process([*proxy, target], environment, directory / "proxy.log"))
+        stack.enter_context(process_of([*proxy, target], environment, directory / "proxy.log"))
         hub = [sys.executable, "-m", "jupyterhub", "-f", str(config)]
-        stack.enter_context(_process(hub, environment, directory / "hub.log"))
+        stack.enter_context(process_of(hub, environment, directory / "hub.log"))
         client = HubClient(f"http://{LOOPBACK}:{port}", token, PLAIN_PERSON)
         stack.callback(client.close)
-        _until("The plain hub", lambda: _answers(f"http://{LOOPBACK}:{port}/hub/api/"), READY_SECONDS)
+        until("The plain hub", lambda: answers(f"http://{LOOPBACK}:{port}/hub/api/"), READY_SECONDS)
         client.add_person()
         yield client
 
 
 @contextmanager
-def _process(command: list[str], environment: dict[str, str], log: Path) -> Iterator[None]:
+def process_of(command: list[str], environment: dict[str, str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a process that writes to a log, and end it."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, env=environment, cwd=log.parent, stdout=output, stderr=output, start_new_session=True
         )
     try:
-        yield
+        yield process
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -184,14 +185,15 @@ def _process(command: list[str], environment: dict[str, str], log: Path) -> Iter
             process.wait()
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Say whether there is an answer that is no error."""
     try:
         return httpx.get(url).is_success
     except httpx.TransportError:
         return False
 
 
-def _until(what: str, look: Callable[[], bool], seconds: float) -> None:
+def until(what: str, look: Callable[[], bool], seconds: float) -> None:
     """Look often until it is so: the pause is a part of what is measured, the same on both sides."""
     ends_at = time.monotonic() + seconds
     while not look():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import resource
+import os
 import shutil
 import time
 from contextlib import closing, nullcontext
@@ -33,6 +33,7 @@ from allocations.settings import ROOT
 from allocations.worker import Worker
 from benchmarks.drivers import connect
 from benchmarks.ledgers import START_MS, SteppedClock, Write
+from benchmarks.machine import memory_mib
 from benchmarks.report import Comparison, Report, Section, Share
 from tests.postgres import fresh_database, running_postgres, server_binaries
 
@@ -97,8 +98,8 @@ def run(step: Step, *, quick: bool) -> Report:
         else:
             with running_postgres() as server, fresh_database(server, "bare") as url:
                 measure("PostgreSQL", url, lambda: fresh_database(server, "ours", "bare"))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    report.notes.append(f"Peak memory of the process, both sides and all databases: {peak:,.0f} MiB.")
+    peak = memory_mib(os.getpid(), "VmHWM")
+    report.notes.append(f"Peak memory of the process, with all that it has measured so far: {peak:,.0f} MiB.")
     return report
 
 

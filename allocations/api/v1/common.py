@@ -24,8 +24,11 @@ def example(**fields: Any) -> ConfigDict:
     return ConfigDict(json_schema_extra={"examples": [fields]})
 
 
-def services(request: Request) -> Services:
-    """Return the application's services."""
+async def services(request: Request) -> Services:
+    """Return the application's services.
+
+    Asynchronous, though it waits for nothing: FastAPI would take a thread for it, on every request.
+    """
     wired: Services = request.app.state.services
     return wired
 

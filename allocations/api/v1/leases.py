@@ -10,6 +10,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import Field, model_validator
 
+from allocations.api.direct import DirectRoute
 from allocations.api.metrics import count_admission
 from allocations.api.v1.common import Body, IdempotencyHeader, LeaseHolder, Reader, Wired, example, to_ms
 from allocations.db.idempotency import IdempotencyKey
@@ -19,7 +20,7 @@ from allocations.leases.views import LeaseView, StartOptions, View
 from allocations.policy.models import Size
 
 log = logging.getLogger(__name__)
-router = APIRouter(tags=["leases"])
+router = APIRouter(tags=["leases"], route_class=DirectRoute)
 PAGE_MAX = 500
 RESOURCE_MAX = 10_000
 SECONDS_MAX = 366 * 86_400
