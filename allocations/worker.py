@@ -15,15 +15,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from allocations.clock import MS_PER_SECOND
 from allocations.duties import WORKER_DUTY, Duties
-from allocations.factory import services_from
+from allocations.factory import mailer_from, services_from
 from allocations.hub_client import HubServers
 from allocations.leases.watch import LeaseWatch
 from allocations.logs import configure_logging
-from allocations.settings import Settings, required
+from allocations.settings import MailSettings, Settings, required
 
 if TYPE_CHECKING:
     from allocations.factory import Services
     from allocations.leases.watch import Servers
+    from allocations.notify.mailer import Mailer
 
 log = logging.getLogger(__name__)
 
@@ -33,14 +34,16 @@ CALENDAR_SECONDS = 60
 
 _RENEWED = Counter("meridian_leases_renewed_total", "Leases renewed")
 _LOOKS = Counter("meridian_reconciliations_total", "Comparisons of leases with servers", ["outcome"])
+_MAILS = Counter("meridian_mails_sent_total", "Mails sent")
 _LEADS = Gauge("meridian_worker_leads", "1 while this worker has the duty")
 
 
 class Worker:
     """One tick does everything that is due; of several workers, the one that holds the duty ticks."""
 
-    def __init__(self, services: Services, servers: Servers, holder: str) -> None:
+    def __init__(self, services: Services, servers: Servers, holder: str, mailer: Mailer | None = None) -> None:
         self._services = services
+        self._mailer = mailer
         self._duties = Duties(services.database, services.clock)
         self._holder = holder
         self._watch = LeaseWatch(
@@ -72,12 +75,19 @@ class Worker:
         self._services.runs.close_expired()
         if now_ms - self._calendar_at_ms >= CALENDAR_SECONDS * MS_PER_SECOND:
             self._services.lifecycle.advance()
+            self._tell()
             self._calendar_at_ms = now_ms
         return True
 
     def lay_down(self) -> None:
         """Let another worker take over at once."""
         self._duties.lay_down(WORKER_DUTY, self._holder)
+
+    def _tell(self) -> None:
+        """Queue the reminders that are due and deliver the outbox."""
+        self._services.reminders.remind()
+        if self._mailer is not None:
+            _MAILS.inc(self._mailer.deliver())
 
     def _look(self) -> None:
         try:
@@ -96,7 +106,8 @@ def run() -> None:
     start_http_server(int(required("MERIDIAN_WORKER_METRICS_PORT")), addr="127.0.0.1")
     services = services_from(Settings.from_environment())
     servers = HubServers(required("MERIDIAN_HUB_API_URL"), required("MERIDIAN_TOKEN_WORKER"))
-    worker = Worker(services, servers, f"{socket.gethostname()}:{os.getpid()}")
+    mailer = mailer_from(services, MailSettings.from_environment())
+    worker = Worker(services, servers, f"{socket.gethostname()}:{os.getpid()}", mailer)
     stopped = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())

@@ -1,0 +1,179 @@
+"""Delivers the outbox: one mail a day for each person, with what is still true when it is written."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.errors import HeaderParseError
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.utils import format_datetime
+from typing import TYPE_CHECKING
+
+from allocations.clock import MS_PER_DAY, MS_PER_SECOND
+from allocations.lifecycle.models import USABLE_STATES, AllocationState
+from allocations.notify.models import Mail
+from allocations.notify.reminders import threshold
+from allocations.notify.texts import one_line
+from allocations.notify.transports import DeliveryError
+from allocations.outbox import NoticeKind, NoticeState
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+    from allocations.clock import Clock
+    from allocations.db.database import Database
+    from allocations.ids import IdFactory
+    from allocations.notify.models import StoredNotice
+    from allocations.notify.store import NoticeStore
+    from allocations.notify.texts import TextService
+    from allocations.notify.transports import Transport
+
+log = logging.getLogger(__name__)
+
+BETWEEN_MAILS_MS = MS_PER_DAY
+STALE_MS = 14 * MS_PER_DAY
+# Longer than one try can last, so that a mail that is being sent is not taken by another worker.
+FIRST_RETRY_MS = 300 * MS_PER_SECOND
+LONGEST_RETRY_MS = 6 * 3600 * MS_PER_SECOND
+# The worker also renews leases: a round stops beginning new mails after this long, and the next one goes on.
+ROUND_MS = 5 * MS_PER_SECOND
+PENDING_INVITATION = "pending"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mailer:
+    """Writes mails from pending notices and sends them, each at least once and under one Message-ID."""
+
+    database: Database
+    clock: Clock
+    new_id: IdFactory
+    notices: NoticeStore
+    texts: TextService
+    transport: Transport
+    sender: str
+    domain: str
+
+    def deliver(self) -> int:
+        """Write and send what is due; return how many mails were sent."""
+        begin_ms = self.clock.now_ms()
+        stale_ms = begin_ms - STALE_MS
+        with self.database.write() as connection:
+            self.notices.skip_undeliverable(connection, stale_ms)
+        with self.database.read() as connection:
+            people = self.notices.people_with_news(connection, begin_ms - BETWEEN_MAILS_MS, stale_ms)
+        for person in people:
+            if self.clock.now_ms() - begin_ms > ROUND_MS:
+                break
+            self._write(person)
+        with self.database.read() as connection:
+            due = self.notices.due_mails(connection, self.clock.now_ms(), stale_ms)
+        sent = 0
+        for mail in due:
+            if self.clock.now_ms() - begin_ms > ROUND_MS:
+                break
+            try:
+                sent += self._send(mail)
+            except DeliveryError as error:
+                log.warning("mail %s was not taken: %s", mail.id, error.reason)
+                if error.everybody:
+                    break
+        return sent
+
+    # ---------------------------------------------------------------- writing
+
+    def _write(self, person: str) -> None:
+        """Write one person's mail.
+
+        Two workers that write for one person at once meet at the notices' locks: the second waits, then finds them
+        taken or, of notices that came in between, the mail that the first wrote; so it looks for a mail after locking.
+        """
+        with self.database.write() as connection:
+            now_ms = self.clock.now_ms()
+            waiting = self.notices.lock_waiting(connection, person)
+            if self.notices.has_mail(connection, person, now_ms - BETWEEN_MAILS_MS, now_ms - STALE_MS):
+                return
+            true = self._still_true(connection, waiting, now_ms)
+            kept = {notice.id for notice in true}
+            gone = [notice.id for notice in waiting if notice.id not in kept]
+            if gone:
+                self.notices.set_state(connection, gone, NoticeState.SKIPPED)
+            if not true:
+                return
+            words = self.texts.digest(person, [self.texts.words(connection, notice, now_ms) for notice in true])
+            mail = Mail(self.new_id("mail"), person, words.title, words.text, now_ms, next_try_at_ms=now_ms)
+            self.notices.add_mail(connection, mail, kept)
+
+    def _still_true(self, connection: Connection, waiting: Sequence[StoredNotice], now_ms: int) -> list[StoredNotice]:
+        """Return the notices that may still be told; of the reminders of one end only the last."""
+        last_reminder = {notice.subject: notice.id for notice in waiting if notice.kind is NoticeKind.ENDS_SOON}
+        true = []
+        for notice in waiting:
+            if notice.kind is NoticeKind.ENDS_SOON:
+                if last_reminder[notice.subject] == notice.id and self._ends_soon(connection, notice, now_ms):
+                    true.append(notice)
+            elif notice.kind is NoticeKind.INVITED:
+                if self._is_invited(connection, notice, now_ms):
+                    true.append(notice)
+            elif now_ms - notice.created_at_ms <= STALE_MS:
+                true.append(notice)
+        return true
+
+    def _ends_soon(self, connection: Connection, notice: StoredNotice, now_ms: int) -> bool:
+        allocation = self.notices.allocation(connection, notice.subject)
+        if allocation is None or AllocationState(allocation["state"]) not in USABLE_STATES:
+            return False
+        days = int(notice.threshold.rpartition("/")[2])
+        same_end = threshold(allocation["ends_at_ms"], days) == notice.threshold
+        return same_end and allocation["renewal"] is None and allocation["ends_at_ms"] > now_ms
+
+    def _is_invited(self, connection: Connection, notice: StoredNotice, now_ms: int) -> bool:
+        invitation = self.notices.invitation(connection, notice.subject)
+        return (
+            invitation is not None and invitation["state"] == PENDING_INVITATION and invitation["ends_at_ms"] > now_ms
+        )
+
+    # ---------------------------------------------------------------- sending
+
+    def _send(self, mail: Mail) -> bool:
+        """Send a mail unless another worker has it; DeliveryError, after keeping the reason, when it was not taken.
+
+        The claim moves the next try on before sending: a worker that dies between sending and marking leaves a mail
+        that goes out again later under the same Message-ID, by which readers recognise it.
+        """
+        with self.database.write() as connection:
+            if not self.notices.claim(connection, mail, self.clock.now_ms() + retry_ms(mail.attempts)):
+                return False
+            email = self.notices.email(connection, mail.person)
+        try:
+            self.transport.send(self._message(mail, email), mail.id)
+        except DeliveryError as error:
+            with self.database.write() as connection:
+                self.notices.mark_failed(connection, mail.id, error.reason)
+            raise
+        with self.database.write() as connection:
+            self.notices.mark_sent(connection, mail.id, self.clock.now_ms())
+        return True
+
+    def _message(self, mail: Mail, email: str | None) -> EmailMessage:
+        """Return the message; the same one for each try."""
+        message = EmailMessage()
+        message["Message-ID"] = f"<{mail.id}@{self.domain}>"
+        message["Date"] = format_datetime(datetime.fromtimestamp(mail.created_at_ms / MS_PER_SECOND, tz=UTC))
+        message["From"] = self.sender
+        try:
+            message["To"] = Address(addr_spec=email) if email else Address(username=mail.person, domain=self.domain)
+        except (ValueError, IndexError, HeaderParseError):
+            raise DeliveryError("the address is not valid", everybody=False) from None
+        message["Subject"] = one_line(mail.subject)
+        message["Auto-Submitted"] = "auto-generated"
+        message.set_content(mail.body)
+        return message
+
+
+def retry_ms(attempts: int) -> int:
+    """Return how long to wait after a try, given those before it: 5, 10, 20 minutes and so on up to 6 hours."""
+    return int(min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** min(attempts, 16)))
