@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import smtplib
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email import policy
 from typing import TYPE_CHECKING, Protocol
 
@@ -42,7 +42,7 @@ class SmtpTransport:
     host: str
     port: int
     user: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
     starttls: bool = True
     tls: ssl.SSLContext | None = None
 
