@@ -37,6 +37,7 @@ from allocations.notify.reminders import ReminderService
 from allocations.notify.store import NoticeStore
 from allocations.notify.texts import TextService
 from allocations.notify.transports import FileTransport, SmtpTransport
+from allocations.notify.truth import TruthService
 from allocations.outbox import Outbox
 from allocations.policy.loader import load_policy
 from allocations.reports import ReportService
@@ -246,6 +247,7 @@ def make_mailer(services: Services, transport: Transport, sender: str, domain: s
         new_id=random_id,
         notices=services.inbox.notices,
         texts=services.inbox.texts,
+        truth=TruthService(notices=services.inbox.notices),
         transport=transport,
         sender=sender,
         domain=domain,

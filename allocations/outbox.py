@@ -34,7 +34,8 @@ class Notice:
 
     `subject` is the id of an allocation, an invitation, a request or an override. `threshold` is the end and the days
     before it for reminders, otherwise what makes a repetition a new notice (such as the time of the event). The text's
-    placeholders are filled from what the subject's row says, and first from `details`, where those have the name.
+    placeholders are filled from `details` (`name`, `ends_at_ms`, `why` and others that `notify/texts.py` lists), and
+    from what the subject's row says where they are silent.
     """
 
     person: str

@@ -6,6 +6,7 @@ the account `meridian` with the password `correct horse`. A recipient at `refuse
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 import sys
@@ -50,6 +51,7 @@ class EphemeralController(Controller):
     """Serves on a free port, which is known once it is bound."""
 
     def _trigger_server(self) -> None:
+        assert isinstance(self.server, asyncio.Server)
         self.port = self.server.sockets[0].getsockname()[1]
         super()._trigger_server()
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from allocations.errors import NotFoundError
-from allocations.notify.models import InboxItem
-from allocations.policy.notices import NoticeKind
+from allocations.notify.models import PERISHABLE, InboxItem
 
 if TYPE_CHECKING:
     from allocations.clock import Clock
@@ -16,9 +15,6 @@ if TYPE_CHECKING:
     from allocations.notify.texts import TextService
 
 PAGE = 50
-
-# Kinds that may stop being true before they are told.
-PERISHABLE = frozenset({NoticeKind.ENDS_SOON, NoticeKind.INVITED})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.errors import HeaderParseError
 from email.headerregistry import Address
@@ -12,12 +12,9 @@ from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
 from allocations.clock import MS_PER_DAY, MS_PER_SECOND
-from allocations.lifecycle.models import USABLE_STATES, AllocationState
 from allocations.notify.models import Mail
-from allocations.notify.reminders import threshold
 from allocations.notify.texts import one_line
 from allocations.notify.transports import DeliveryError
-from allocations.outbox import NoticeKind, NoticeState
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,19 +26,18 @@ if TYPE_CHECKING:
     from allocations.ids import IdFactory
     from allocations.notify.models import StoredNotice
     from allocations.notify.store import NoticeStore
-    from allocations.notify.texts import TextService
+    from allocations.notify.texts import TextService, Wording
     from allocations.notify.transports import Transport
+    from allocations.notify.truth import TruthService
 
 log = logging.getLogger(__name__)
 
 BETWEEN_MAILS_MS = MS_PER_DAY
-STALE_MS = 14 * MS_PER_DAY
 # Longer than one try can last, so that a mail that is being sent is not taken by another worker.
 FIRST_RETRY_MS = 300 * MS_PER_SECOND
 LONGEST_RETRY_MS = 6 * 3600 * MS_PER_SECOND
 # The worker also renews leases: a round stops beginning new mails after this long, and the next one goes on.
 ROUND_MS = 5 * MS_PER_SECOND
-PENDING_INVITATION = "pending"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +49,7 @@ class Mailer:
     new_id: IdFactory
     notices: NoticeStore
     texts: TextService
+    truth: TruthService
     transport: Transport
     sender: str
     domain: str
@@ -60,17 +57,14 @@ class Mailer:
     def deliver(self) -> int:
         """Write and send what is due; return how many mails were sent."""
         begin_ms = self.clock.now_ms()
-        stale_ms = begin_ms - STALE_MS
-        with self.database.write() as connection:
-            self.notices.skip_undeliverable(connection, stale_ms)
         with self.database.read() as connection:
-            people = self.notices.people_with_news(connection, begin_ms - BETWEEN_MAILS_MS, stale_ms)
+            people = self.notices.people_with_news(connection, begin_ms - BETWEEN_MAILS_MS)
         for person in people:
             if self.clock.now_ms() - begin_ms > ROUND_MS:
                 break
             self._write(person)
         with self.database.read() as connection:
-            due = self.notices.due_mails(connection, self.clock.now_ms(), stale_ms)
+            due = self.notices.due_mails(connection, self.clock.now_ms())
         sent = 0
         for mail in due:
             if self.clock.now_ms() - begin_ms > ROUND_MS:
@@ -94,47 +88,23 @@ class Mailer:
         with self.database.write() as connection:
             now_ms = self.clock.now_ms()
             waiting = self.notices.lock_waiting(connection, person)
-            if self.notices.has_mail(connection, person, now_ms - BETWEEN_MAILS_MS, now_ms - STALE_MS):
+            if self.notices.has_mail(connection, person, now_ms - BETWEEN_MAILS_MS):
                 return
-            true = self._still_true(connection, waiting, now_ms)
-            kept = {notice.id for notice in true}
-            gone = [notice.id for notice in waiting if notice.id not in kept]
-            if gone:
-                self.notices.set_state(connection, gone, NoticeState.SKIPPED)
-            if not true:
-                return
-            words = self.texts.digest(person, [self.texts.words(connection, notice, now_ms) for notice in true])
-            mail = Mail(self.new_id("mail"), person, words.title, words.text, now_ms, next_try_at_ms=now_ms)
-            self.notices.add_mail(connection, mail, kept)
+            words, kept = self._put_into_words(connection, person, waiting, now_ms)
+            if words is not None:
+                mail = Mail(self.new_id("mail"), person, words.title, words.text, now_ms, next_try_at_ms=now_ms)
+                self.notices.add_mail(connection, mail, kept)
 
-    def _still_true(self, connection: Connection, waiting: Sequence[StoredNotice], now_ms: int) -> list[StoredNotice]:
-        """Return the notices that may still be told; of the reminders of one end only the last."""
-        last_reminder = {notice.subject: notice.id for notice in waiting if notice.kind is NoticeKind.ENDS_SOON}
-        true = []
-        for notice in waiting:
-            if notice.kind is NoticeKind.ENDS_SOON:
-                if last_reminder[notice.subject] == notice.id and self._ends_soon(connection, notice, now_ms):
-                    true.append(notice)
-            elif notice.kind is NoticeKind.INVITED:
-                if self._is_invited(connection, notice, now_ms):
-                    true.append(notice)
-            elif now_ms - notice.created_at_ms <= STALE_MS:
-                true.append(notice)
-        return true
-
-    def _ends_soon(self, connection: Connection, notice: StoredNotice, now_ms: int) -> bool:
-        allocation = self.notices.allocation(connection, notice.subject)
-        if allocation is None or AllocationState(allocation["state"]) not in USABLE_STATES:
-            return False
-        days = int(notice.threshold.rpartition("/")[2])
-        same_end = threshold(allocation["ends_at_ms"], days) == notice.threshold
-        return same_end and allocation["renewal"] is None and allocation["ends_at_ms"] > now_ms
-
-    def _is_invited(self, connection: Connection, notice: StoredNotice, now_ms: int) -> bool:
-        invitation = self.notices.invitation(connection, notice.subject)
-        return (
-            invitation is not None and invitation["state"] == PENDING_INVITATION and invitation["ends_at_ms"] > now_ms
-        )
+    def _put_into_words(
+        self, connection: Connection, person: str, pending: Sequence[StoredNotice], now_ms: int
+    ) -> tuple[Wording | None, list[int]]:
+        """Skip what is no longer true; return the words of the rest, None when there is none, and its ids."""
+        true = self.truth.still_true(connection, pending, now_ms)
+        kept = [notice.id for notice in true]
+        self.notices.skip(connection, [notice.id for notice in pending if notice.id not in kept])
+        if not true:
+            return None, kept
+        return self.texts.digest(person, [self.texts.words(connection, notice, now_ms) for notice in true]), kept
 
     # ---------------------------------------------------------------- sending
 
@@ -147,9 +117,12 @@ class Mailer:
         with self.database.write() as connection:
             if not self.notices.claim(connection, mail, self.clock.now_ms() + retry_ms(mail.attempts)):
                 return False
+            current = self._renewed(connection, mail.id)
             email = self.notices.email(connection, mail.person)
+        if current is None:
+            return False
         try:
-            self.transport.send(self._message(mail, email), mail.id)
+            self.transport.send(self._message(current, email), mail.id)
         except DeliveryError as error:
             with self.database.write() as connection:
                 self.notices.mark_failed(connection, mail.id, error.reason)
@@ -157,6 +130,22 @@ class Mailer:
         with self.database.write() as connection:
             self.notices.mark_sent(connection, mail.id, self.clock.now_ms())
         return True
+
+    def _renewed(self, connection: Connection, mail_id: str) -> Mail | None:
+        """Return a claimed mail as it reads now, which may be long after it was written; None when nothing is left.
+
+        News that came since wait for the next mail: a reader who has this one already may drop its repetition unread.
+        """
+        mail = self.notices.mail(connection, mail_id)
+        now_ms = self.clock.now_ms()
+        words, _ = self._put_into_words(connection, mail.person, self.notices.of_mail(connection, mail_id), now_ms)
+        if words is None:
+            self.notices.remove_mail(connection, mail_id)
+            return None
+        if (words.title, words.text) == (mail.subject, mail.body):
+            return mail
+        self.notices.rewrite(connection, mail_id, words.title, words.text, now_ms)
+        return replace(mail, subject=words.title, body=words.text, created_at_ms=now_ms)
 
     def _message(self, mail: Mail, email: str | None) -> EmailMessage:
         """Return the message; the same one for each try."""
@@ -168,7 +157,8 @@ class Mailer:
             message["To"] = Address(addr_spec=email) if email else Address(username=mail.person, domain=self.domain)
         except (ValueError, IndexError, HeaderParseError):
             raise DeliveryError("the address is not valid", everybody=False) from None
-        message["Subject"] = one_line(mail.subject)
+        # A name may spell an encoded word, such as that of a line break, which the header would decode.
+        message["Subject"] = one_line(mail.subject).replace("=?", "= ?")
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(mail.body)
         return message

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from allocations.policy.notices import NoticeKind
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from allocations.outbox import NoticeState
-    from allocations.policy.notices import NoticeKind
+
+# Kinds with an end of their own, after which there is nothing left in them to know.
+PERISHABLE = frozenset({NoticeKind.ENDS_SOON, NoticeKind.INVITED})
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,16 @@ class ReminderService:
             if member.role in MANAGING_ROLES
         ]
         candidates = [
-            (Notice(person, NoticeKind.ENDS_SOON, allocation.id, threshold(allocation.ends_at_ms, days)), days)
+            (
+                Notice(
+                    person,
+                    NoticeKind.ENDS_SOON,
+                    allocation.id,
+                    threshold(allocation.ends_at_ms, days),
+                    {"name": allocation.name, "ends_at_ms": allocation.ends_at_ms},
+                ),
+                days,
+            )
             for person in managing
             for days in self._passed(allocation, now_ms)
         ]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, insert, or_, select, update
+from sqlalchemy import and_, delete, insert, or_, select, update
 
-from allocations.db.schema import allocations, invitations, mails, notices, overrides, people, requests
+from allocations.db.schema import allocations, invitations, mails, members, notices, overrides, people, requests
 from allocations.notify.models import Mail, StoredNotice
 from allocations.outbox import NoticeState
 from allocations.policy.notices import NoticeKind
@@ -15,7 +15,7 @@ from allocations.policy.notices import NoticeKind
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from sqlalchemy import Connection, Row, RowMapping
+    from sqlalchemy import ColumnElement, Connection, Row, RowMapping
 
 _WAITING = and_(notices.c.state == NoticeState.PENDING, notices.c.mail_id.is_(None))
 
@@ -46,9 +46,9 @@ class NoticeStore:
         )
         return {(row.person, row.subject, row.threshold) for row in rows}
 
-    def people_with_news(self, connection: Connection, mailed_after_ms: int, written_after_ms: int) -> list[str]:
-        """Return who has waiting notices, and no mail that was sent or is still on its way since then."""
-        busy = select(mails.c.person).where(self._busy(mailed_after_ms, written_after_ms))
+    def people_with_news(self, connection: Connection, mailed_after_ms: int) -> list[str]:
+        """Return who has waiting notices, and no mail that was sent since a time or is still on its way."""
+        busy = select(mails.c.person).where(_busy(mailed_after_ms))
         rows = connection.execute(
             select(notices.c.person)
             .where(_WAITING, notices.c.person.not_in(busy))
@@ -64,14 +64,21 @@ class NoticeStore:
         )
         return [_notice(row) for row in rows]
 
-    def has_mail(self, connection: Connection, person: str, mailed_after_ms: int, written_after_ms: int) -> bool:
+    def has_mail(self, connection: Connection, person: str, mailed_after_ms: int) -> bool:
         """Say whether a person got a mail since a time, or has one on its way."""
-        found = select(mails.c.id).where(mails.c.person == person, self._busy(mailed_after_ms, written_after_ms))
+        found = select(mails.c.id).where(mails.c.person == person, _busy(mailed_after_ms))
         return connection.execute(found.limit(1)).first() is not None
 
-    def set_state(self, connection: Connection, ids: Iterable[int], state: NoticeState) -> None:
-        """Set the state of notices."""
-        connection.execute(update(notices).where(notices.c.id.in_(list(ids))).values(state=state))
+    def of_mail(self, connection: Connection, mail_id: str) -> list[StoredNotice]:
+        """Return the notices that an unsent mail tells, oldest first."""
+        told = (notices.c.mail_id == mail_id, notices.c.state == NoticeState.PENDING)
+        return [_notice(row) for row in connection.execute(select(notices).where(*told).order_by(notices.c.id))]
+
+    def skip(self, connection: Connection, ids: Collection[int]) -> None:
+        """Mark notices as skipped, out of any mail."""
+        if ids:
+            skipped = notices.c.id.in_(list(ids))
+            connection.execute(update(notices).where(skipped).values(state=NoticeState.SKIPPED, mail_id=None))
 
     def add_mail(self, connection: Connection, mail: Mail, notice_ids: Iterable[int]) -> None:
         """Insert a mail and link the notices that it holds."""
@@ -90,16 +97,27 @@ class NoticeStore:
         )
         connection.execute(update(notices).where(notices.c.id.in_(list(notice_ids))).values(mail_id=mail.id))
 
-    def due_mails(self, connection: Connection, now_ms: int, written_after_ms: int) -> list[Mail]:
+    def due_mails(self, connection: Connection, now_ms: int) -> list[Mail]:
         """Return the mails whose next try has come, those that wait longest first."""
         rows = connection.execute(
             select(mails)
-            .where(
-                mails.c.sent_at_ms.is_(None), mails.c.next_try_at_ms <= now_ms, mails.c.created_at_ms > written_after_ms
-            )
+            .where(mails.c.sent_at_ms.is_(None), mails.c.next_try_at_ms <= now_ms)
             .order_by(mails.c.next_try_at_ms, mails.c.id)
         )
         return [_mail(row) for row in rows]
+
+    def mail(self, connection: Connection, mail_id: str) -> Mail:
+        """Return a mail that exists."""
+        return _mail(connection.execute(select(mails).where(mails.c.id == mail_id)).one())
+
+    def rewrite(self, connection: Connection, mail_id: str, subject: str, body: str, at_ms: int) -> None:
+        """Give a mail other words, as if written at a time."""
+        words = {"subject": subject, "body": body, "created_at_ms": at_ms}
+        connection.execute(update(mails).where(mails.c.id == mail_id).values(words))
+
+    def remove_mail(self, connection: Connection, mail_id: str) -> None:
+        """Remove a mail that no notice is part of any more."""
+        connection.execute(delete(mails).where(mails.c.id == mail_id))
 
     def claim(self, connection: Connection, mail: Mail, next_try_at_ms: int) -> bool:
         """Move a mail's next try on, if it is still where it was seen; return whether this caller did it."""
@@ -118,15 +136,6 @@ class NoticeStore:
     def mark_failed(self, connection: Connection, mail_id: str, error: str) -> None:
         """Keep why a try failed."""
         connection.execute(update(mails).where(mails.c.id == mail_id).values(last_error=error))
-
-    def skip_undeliverable(self, connection: Connection, written_before_ms: int) -> None:
-        """Mark as skipped the notices of mails that could not be sent since before a time."""
-        given_up = select(mails.c.id).where(mails.c.sent_at_ms.is_(None), mails.c.created_at_ms <= written_before_ms)
-        connection.execute(
-            update(notices)
-            .where(notices.c.state == NoticeState.PENDING, notices.c.mail_id.in_(given_up))
-            .values(state=NoticeState.SKIPPED)
-        )
 
     def email(self, connection: Connection, person: str) -> str | None:
         """Return where mail for a person goes, None when it is not known."""
@@ -171,8 +180,11 @@ class NoticeStore:
         """Return the row of an override, or None."""
         return connection.execute(select(overrides).where(overrides.c.id == override_id)).mappings().one_or_none()
 
-    # ------------------------------------------------------------------ inside
+    def role(self, connection: Connection, allocation_id: str, person: str) -> str | None:
+        """Return a person's role in an allocation, None when they have none."""
+        mine = and_(members.c.allocation_id == allocation_id, members.c.person == person)
+        return connection.execute(select(members.c.role).where(mine)).scalar_one_or_none()
 
-    def _busy(self, mailed_after_ms: int, written_after_ms: int) -> Any:
-        on_its_way = and_(mails.c.sent_at_ms.is_(None), mails.c.created_at_ms > written_after_ms)
-        return or_(mails.c.sent_at_ms > mailed_after_ms, on_its_way)
+
+def _busy(mailed_after_ms: int) -> ColumnElement[bool]:
+    return or_(mails.c.sent_at_ms > mailed_after_ms, mails.c.sent_at_ms.is_(None))

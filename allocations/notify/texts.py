@@ -21,6 +21,15 @@ if TYPE_CHECKING:
 SUBJECT_LENGTH_MAX = 150
 VALUE_LENGTH_MAX = 200
 GONE = "–"
+# The details of notices that texts may say, and as what.
+_DETAILS = {
+    "name": "allocation",
+    "role": "role",
+    "answer": "answer",
+    "title": "title",
+    "reason": "reason",
+    "why": "why",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +48,15 @@ class TextService:
     store: NoticeStore
 
     def words(self, connection: Connection, notice: StoredNotice, now_ms: int) -> Wording:
-        """Return a notice's title and text; a value that nothing gives any more is shown as a dash."""
-        facts = {"person": notice.person} | self._facts(connection, notice.subject, now_ms) | dict(notice.details)
+        """Return a notice's title and text as of a time; a value that nothing gives any more is shown as a dash.
+
+        What the notice itself says goes before what its subject is now: whoever was removed reads the old name.
+        """
+        told = {_DETAILS[name]: value for name, value in notice.details.items() if name in _DETAILS and value != ""}
+        ends_at_ms = notice.details.get("ends_at_ms")
+        if isinstance(ends_at_ms, int):
+            told |= {"end": to_date(ends_at_ms), "days": days_until(ends_at_ms, now_ms)}
+        facts = self._facts(connection, notice.subject, now_ms) | told | {"person": notice.person}
         known = {name: one_line(str(facts.get(name, GONE))) for name in PLACEHOLDERS[notice.kind]}
         template = self.policy.notices.kinds[notice.kind]
         return Wording(

@@ -29,9 +29,9 @@ class NoticeKind(StrEnum):
     OVERRIDE_GRANTED = "override granted"
 
 
-_ALLOCATION = frozenset({"person", "allocation", "tier", "end", "days"})
+_ALLOCATION = frozenset({"person", "allocation", "tier", "end", "days", "why"})
 _INVITATION = frozenset({"person", "allocation", "role", "invited_by", "answer", "end"})
-_REQUEST = frozenset({"person", "title", "tier", "applicant"})
+_REQUEST = frozenset({"person", "title", "tier", "applicant", "why"})
 
 # What each kind's text may say. The values are looked up when a notice is shown or sent.
 PLACEHOLDERS: dict[NoticeKind, frozenset[str]] = {

@@ -170,7 +170,7 @@ def test_every_kind_can_be_put_into_words_even_when_its_subject_is_gone(bench: B
 
 
 def test_the_details_of_a_notice_go_before_what_is_looked_up(bench: Bench) -> None:
-    queue(bench, Notice("ann", NoticeKind.CLOSED, research(bench), "1", {"allocation": "Its {old} name"}))
+    queue(bench, Notice("ann", NoticeKind.CLOSED, research(bench), "1", {"name": "Its {old} name"}))
     assert bench.services.inbox.inbox("ann")[0].title == "“Its {old} name” has been closed"
 
 
