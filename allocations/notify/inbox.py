@@ -29,10 +29,9 @@ class InboxService:
     def inbox(self, person: str, before_id: int | None = None, limit: int = PAGE) -> list[InboxItem]:
         """Return a person's notices, newest first, from below an id on; without those that were no longer true."""
         with self.database.read() as connection:
-            now_ms = self.clock.now_ms()
             items = []
             for notice in self.notices.inbox(connection, person, PERISHABLE, before_id, limit):
-                words = self.texts.words(connection, notice, now_ms)
+                words = self.texts.words(connection, notice, notice.created_at_ms)
                 items.append(
                     InboxItem(
                         id=notice.id,
