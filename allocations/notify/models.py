@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from allocations.leases.views import View
 from allocations.policy.notices import NoticeKind
 
 if TYPE_CHECKING:
@@ -47,14 +48,21 @@ class Mail:
     last_error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class InboxItem:
-    """A notice on a person's page; `subject` is the id of what it is about."""
+class NoticeView(View):
+    """Something that a person was told; `subject` is the id of what it is about."""
 
     id: int
     kind: NoticeKind
     subject: str
     title: str
     text: str
-    created_at_ms: int
-    read_at_ms: int | None
+    created_at: str
+    read_at: str | None
+
+
+class NoticeList(View):
+    """A person's notices, the unread first, each part newest first; `next_before` continues, None at the end."""
+
+    notices: list[NoticeView]
+    unread: int
+    next_before: str | None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, delete, insert, or_, select, update
+from sqlalchemy import and_, delete, func, insert, or_, select, update
 
 from allocations.db.schema import allocations, invitations, mails, members, notices, overrides, people, requests
-from allocations.notify.models import Mail, StoredNotice
+from allocations.notify.models import PERISHABLE, Mail, StoredNotice
 from allocations.outbox import NoticeState
 from allocations.policy.notices import NoticeKind
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Row, RowMapping
 
 _WAITING = and_(notices.c.state == NoticeState.PENDING, notices.c.mail_id.is_(None))
+
+# What was no longer true when it was to be told is not listed either, if it is of a kind that ends by itself.
+_SHOWN = or_(notices.c.state != NoticeState.SKIPPED, notices.c.kind.not_in(list(PERISHABLE)))
 
 
 def _notice(row: Row[Any]) -> StoredNotice:
@@ -142,20 +145,33 @@ class NoticeStore:
         return connection.execute(select(people.c.email).where(people.c.name == person)).scalar_one_or_none()
 
     def inbox(
-        self, connection: Connection, person: str, perishable: Collection[NoticeKind], before_id: int | None, limit: int
+        self, connection: Connection, person: str, before_id: int | None, limit: int, *, unread: bool
     ) -> list[StoredNotice]:
-        """Return a person's notices, newest first, without those of perishable kinds that were skipped."""
-        shown = or_(notices.c.state != NoticeState.SKIPPED, notices.c.kind.not_in(list(perishable)))
-        query = select(notices).where(notices.c.person == person, shown)
+        """Return a person's unread or read notices, newest first, from below an id on."""
+        part = notices.c.read_at_ms.is_(None) if unread else notices.c.read_at_ms.is_not(None)
+        query = select(notices).where(notices.c.person == person, part, _SHOWN)
         if before_id is not None:
             query = query.where(notices.c.id < before_id)
         return [_notice(row) for row in connection.execute(query.order_by(notices.c.id.desc()).limit(limit))]
 
-    def mark_read(self, connection: Connection, person: str, notice_id: int, at_ms: int) -> bool:
-        """Keep when a person first read a notice of theirs; False when there is none of that id."""
-        mine = and_(notices.c.id == notice_id, notices.c.person == person)
-        connection.execute(update(notices).where(mine, notices.c.read_at_ms.is_(None)).values(read_at_ms=at_ms))
-        return connection.execute(select(notices.c.id).where(mine)).first() is not None
+    def count_unread(self, connection: Connection, person: str) -> int:
+        """Return how many notices a person has not read."""
+        unread = (notices.c.person == person, notices.c.read_at_ms.is_(None), _SHOWN)
+        return connection.execute(select(func.count()).select_from(notices).where(*unread)).scalar_one()
+
+    def notice(self, connection: Connection, person: str, notice_id: int) -> StoredNotice | None:
+        """Return a notice of a person's, None when they have none of that id."""
+        found = select(notices).where(notices.c.id == notice_id, notices.c.person == person, _SHOWN)
+        row = connection.execute(found).one_or_none()
+        return None if row is None else _notice(row)
+
+    def mark_read(
+        self, connection: Connection, person: str, at_ms: int, first_id: int, last_id: int | None = None
+    ) -> None:
+        """Keep when a person first read one notice of theirs, or those from one id to another."""
+        last_id = first_id if last_id is None else last_id
+        unread = (notices.c.person == person, notices.c.id.between(first_id, last_id), notices.c.read_at_ms.is_(None))
+        connection.execute(update(notices).where(*unread).values(read_at_ms=at_ms))
 
     # ------------------------------------------------- what notices are about
 

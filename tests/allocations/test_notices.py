@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import threading
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from allocations.db.schema import notices
 from allocations.errors import NotFoundError, PolicyError
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import Award, MemberRole
+from allocations.notify.inbox import CURSOR_PATTERN
 from allocations.notify.texts import days_until, one_line
 from allocations.outbox import Notice, NoticeKind
 from allocations.policy.loader import load_policy
@@ -73,7 +75,7 @@ def test_a_worker_that_slept_sends_the_nearest_threshold_only(bench: Bench) -> N
         ("ends soon", "30", "skipped"),
         ("ends soon", "60", "skipped"),
     ]
-    assert [item.title for item in bench.services.inbox.inbox("ann")] == ["“Dark stars” ends in 10 days"]
+    assert [item.title for item in bench.services.inbox.inbox("ann").notices] == ["“Dark stars” ends in 10 days"]
 
 
 def test_leads_and_managers_are_reminded_and_members_are_not(bench: Bench) -> None:
@@ -143,35 +145,64 @@ def test_two_writers_of_one_notice_leave_one(bench: Bench) -> None:
     assert [len(outbox(bench, person)) for person in ("ann", "bob", "eve")] == [1, 1, 1]
 
 
-def test_the_inbox_is_ones_own_newest_first_and_remembers_what_was_read(bench: Bench) -> None:
-    allocation = research(bench)
+def test_the_inbox_is_ones_own_unread_first_and_remembers_what_was_read(bench: Bench) -> None:
+    inbox, allocation = bench.services.inbox, research(bench)
     queue(bench, Notice("ann", NoticeKind.SUSPENDED, allocation, "1"))
     bench.clock.pass_seconds(60)
     queue(bench, Notice("ann", NoticeKind.RESUMED, allocation, "1"), Notice("bob", NoticeKind.CLOSED, allocation, "1"))
-    newest, oldest = bench.services.inbox.inbox("ann")
+    newest, oldest = inbox.inbox("ann").notices
     assert (newest.kind, oldest.kind) == (NoticeKind.RESUMED, NoticeKind.SUSPENDED)
     assert newest.title == "“Dark stars” can be used again"
-    assert [item.id for item in bench.services.inbox.inbox("ann", limit=1)] == [newest.id]
-    assert [item.id for item in bench.services.inbox.inbox("ann", before_id=newest.id)] == [oldest.id]
-    bench.services.inbox.mark_read("ann", newest.id)
-    read_at_ms = bench.clock.at_ms
+    read = inbox.mark_read("ann", newest.id)
     bench.clock.pass_seconds(60)
-    bench.services.inbox.mark_read("ann", newest.id)
-    assert [item.read_at_ms for item in bench.services.inbox.inbox("ann")] == [read_at_ms, None]
+    assert inbox.mark_read("ann", newest.id) == read
+    listed = inbox.inbox("ann")
+    assert [(item.id, item.read_at) for item in listed.notices] == [(oldest.id, None), (newest.id, read.read_at)]
+    assert listed.unread == inbox.unread("ann") == 1
     with pytest.raises(NotFoundError):
-        bench.services.inbox.mark_read("bob", newest.id)
+        inbox.mark_read("bob", newest.id)
+    assert inbox.unread("bob") == 1
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 5, 6])
+def test_pages_of_the_inbox_hold_each_notice_once_the_unread_first(bench: Bench, limit: int) -> None:
+    inbox = bench.services.inbox
+    queue(bench, *(Notice("ann", NoticeKind.INVITATION_ANSWERED, f"i-{number}") for number in range(5)))
+    ids = [item.id for item in inbox.inbox("ann").notices]
+    inbox.mark_read("ann", ids[0])
+    inbox.mark_read("ann", ids[2])
+    found, before = [], None
+    while True:
+        page = inbox.inbox("ann", before, limit)
+        assert 0 < len(page.notices) <= limit
+        found += [item.id for item in page.notices]
+        before = page.next_before
+        if before is None:
+            break
+        assert re.fullmatch(CURSOR_PATTERN, before)
+    assert found == [ids[1], ids[3], ids[4], ids[0], ids[2]]
+
+
+def test_all_are_marked_as_read_but_for_what_came_since(bench: Bench) -> None:
+    inbox = bench.services.inbox
+    queue(bench, *(Notice(person, NoticeKind.INVITATION_ANSWERED, "i-1") for person in ("ann", "bob")))
+    seen = inbox.inbox("ann").notices[0]
+    queue(bench, Notice("ann", NoticeKind.INVITATION_ANSWERED, "i-2"))
+    inbox.mark_all_read("ann", seen.id)
+    assert [item.read_at is None for item in inbox.inbox("ann").notices] == [True, False]
+    assert inbox.unread("bob") == 1
 
 
 def test_every_kind_can_be_put_into_words_even_when_its_subject_is_gone(bench: Bench) -> None:
     queue(bench, *(Notice("ann", kind, "gone", "1") for kind in NoticeKind))
-    items = bench.services.inbox.inbox("ann")
+    items = bench.services.inbox.inbox("ann").notices
     assert {item.kind for item in items} == set(NoticeKind)
     assert all("{" not in item.title + item.text for item in items)
 
 
 def test_the_details_of_a_notice_go_before_what_is_looked_up(bench: Bench) -> None:
     queue(bench, Notice("ann", NoticeKind.CLOSED, research(bench), "1", {"name": "Its {old} name"}))
-    assert bench.services.inbox.inbox("ann")[0].title == "“Its {old} name” has been closed"
+    assert bench.services.inbox.inbox("ann").notices[0].title == "“Its {old} name” has been closed"
 
 
 @pytest.mark.parametrize(

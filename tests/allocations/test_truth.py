@@ -143,7 +143,7 @@ def test_each_kind_comes_from_an_event_and_is_mailed_in_whole_words(bench: Bench
     out = Keeping()
     assert mailer(bench, out).deliver() >= 1
     assert states(bench, kind) == {"sent"}
-    [item] = [item for item in bench.services.inbox.inbox("ann") if item.kind is kind]
+    [item] = [item for item in bench.services.inbox.inbox("ann").notices if item.kind is kind]
     [told] = [mail.get_content() for mail in out.taken if mail["To"] == "ann@people.example"]
     assert f"{item.title}\n{item.text}" in told
     assert not {GONE, "{", "}"} & set(told)
@@ -204,5 +204,5 @@ def test_what_a_person_reads_later_is_as_it_was_told(bench: Bench) -> None:
     pass_days(bench, 358)
     bench.services.lifecycle.suspend(ADMIN, allocation, "The hardware moves")
     pass_days(bench, 100)
-    titles = [item.title for item in bench.services.inbox.inbox("ann")]
+    titles = [item.title for item in bench.services.inbox.inbox("ann").notices]
     assert "“Dark stars” ends in 7 days" in titles
