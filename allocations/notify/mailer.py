@@ -36,8 +36,8 @@ BETWEEN_MAILS_MS = MS_PER_DAY
 # Longer than one try can last, so that a mail that is being sent is not taken by another worker.
 FIRST_RETRY_MS = 300 * MS_PER_SECOND
 LONGEST_RETRY_MS = 6 * 3600 * MS_PER_SECOND
-# The worker also renews leases: a round stops beginning new mails after this long, and the next one goes on.
-ROUND_MS = 5 * MS_PER_SECOND
+# A round begins no more mails after writing, and after sending, for so long: a worker that is to stop waits for it.
+ROUND_MS = 3 * MS_PER_SECOND
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +63,9 @@ class Mailer:
             if self.clock.now_ms() - begin_ms > ROUND_MS:
                 break
             self._write(person)
+        begin_ms = self.clock.now_ms()
         with self.database.read() as connection:
-            due = self.notices.due_mails(connection, self.clock.now_ms())
+            due = self.notices.due_mails(connection, begin_ms)
         sent = 0
         for mail in due:
             if self.clock.now_ms() - begin_ms > ROUND_MS:

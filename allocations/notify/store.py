@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 _WAITING = and_(notices.c.state == NoticeState.PENDING, notices.c.mail_id.is_(None))
 
 # What was no longer true when it was to be told is not listed either, if it is of a kind that ends by itself.
-_SHOWN = or_(notices.c.state != NoticeState.SKIPPED, notices.c.kind.not_in(list(PERISHABLE)))
+_SHOWN = or_(
+    notices.c.state != NoticeState.SKIPPED,
+    notices.c.kind.not_in(list(PERISHABLE)),
+    notices.c.read_at_ms.is_not(None),
+)
 
 
 def _notice(row: Row[Any]) -> StoredNotice:
@@ -169,8 +173,8 @@ class NoticeStore:
         self, connection: Connection, person: str, at_ms: int, first_id: int, last_id: int | None = None
     ) -> None:
         """Keep when a person first read one notice of theirs, or those from one id to another."""
-        last_id = first_id if last_id is None else last_id
-        unread = (notices.c.person == person, notices.c.id.between(first_id, last_id), notices.c.read_at_ms.is_(None))
+        ids = notices.c.id.between(first_id, first_id if last_id is None else last_id)
+        unread = (notices.c.person == person, ids, notices.c.read_at_ms.is_(None), _SHOWN)
         connection.execute(update(notices).where(*unread).values(read_at_ms=at_ms))
 
     # ------------------------------------------------- what notices are about

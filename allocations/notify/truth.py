@@ -51,7 +51,7 @@ class TruthService:
     notices: NoticeStore
 
     def still_true(self, connection: Connection, pending: Sequence[StoredNotice], now_ms: int) -> list[StoredNotice]:
-        """Return the notices that hold, oldest first; of the reminders of one allocation only the last."""
+        """Return the notices that hold and were not read on the page; of an allocation's reminders the last one."""
         last_reminder = {notice.subject: notice.id for notice in pending if notice.kind is NoticeKind.ENDS_SOON}
         return [
             notice
@@ -61,6 +61,8 @@ class TruthService:
         ]
 
     def _holds(self, connection: Connection, notice: StoredNotice, now_ms: int) -> bool:
+        if notice.read_at_ms is not None:
+            return False
         if notice.kind not in PERISHABLE and now_ms - notice.created_at_ms > STALE_MS:
             return False
         if notice.kind in _STATES_OF_ALLOCATION:

@@ -9,6 +9,8 @@ import signal
 import ssl
 import subprocess
 import sys
+import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from email import message_from_bytes, message_from_string, policy
@@ -28,12 +30,12 @@ from allocations.notify.transports import DeliveryError, FileTransport, SmtpTran
 from allocations.outbox import Notice, NoticeKind
 from allocations.policy.loader import load_policy
 from allocations.settings import MailSettings
-from allocations.worker import Worker
+from allocations.worker import Delivery, Worker
 from tests.allocations.conftest import POLICIES, START_MS, Bench, TestClock
 from tests.allocations.test_notices import ADMIN, change, outbox, queue, research
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from email.message import EmailMessage
 
     from allocations.notify.mailer import Mailer
@@ -234,6 +236,7 @@ def test_a_crash_between_sending_and_marking_sends_the_same_mail_again(
     (_, first), (_, second) = server.received()
     assert first["Message-ID"] == second["Message-ID"]
     assert first.as_string() == second.as_string()
+    assert [item.kind for item in bench.services.inbox.inbox("ann").notices] == [NoticeKind.ENDS_SOON]
     bench.clock.pass_seconds(DAY)
     assert mailer.deliver() == 0
 
@@ -405,13 +408,42 @@ class NoServers:
         raise AssertionError(key)
 
 
-def test_the_worker_reminds_and_delivers(bench: Bench, tmp_path: Path) -> None:
+class Failing(FileTransport):
+    """Fails at first in a way that nobody foresaw."""
+
+    failed = False
+
+    def send(self, message: EmailMessage, name: str) -> None:
+        if not Failing.failed:
+            Failing.failed = True
+            raise LookupError(name)
+        super().send(message, name)
+
+
+def test_the_worker_reminds_and_a_delivery_beside_it_goes_on_after_a_failure(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     research(bench)
     bench.clock.pass_seconds((365 - 7) * DAY)
-    mailer = mailer_of(bench, FileTransport(tmp_path / "mail"))
-    worker = Worker(bench.services, NoServers(), "w1", mailer)  # type: ignore[arg-type]  # it never has a status
-    assert worker.tick()
-    assert len(list((tmp_path / "mail").iterdir())) == 1
+    assert Worker(bench.services, NoServers(), "w1").tick()  # type: ignore[arg-type]  # it never has a status
+    monkeypatch.setattr("allocations.worker.MAIL_SECONDS", 0.01)
+    stopped = threading.Event()
+    delivery = Delivery(mailer_of(bench, Failing(tmp_path / "mail")), stopped)
+    delivery.start()
+    wait_for(lambda: Failing.failed)
+    bench.clock.pass_seconds(300)
+    wait_for((tmp_path / "mail").exists)
+    stopped.set()
+    delivery.join(30)
+    assert not delivery.is_alive()
+    assert len(list((tmp_path / "mail").glob("*.eml"))) == 1
+
+
+def wait_for(look: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not look():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def test_the_environment_says_how_mail_leaves(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

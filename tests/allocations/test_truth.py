@@ -206,3 +206,12 @@ def test_what_a_person_reads_later_is_as_it_was_told(bench: Bench) -> None:
     pass_days(bench, 100)
     titles = [item.title for item in bench.services.inbox.inbox("ann").notices]
     assert "“Dark stars” ends in 7 days" in titles
+
+
+def test_what_was_read_on_the_page_is_not_mailed_and_stays_on_it(bench: Bench) -> None:
+    research(bench)
+    pass_days(bench, 358)
+    [reminder] = bench.services.inbox.inbox("ann").notices
+    bench.services.inbox.mark_read("ann", reminder.id)
+    assert mailer(bench, Keeping()).deliver() == 0
+    assert [item.id for item in bench.services.inbox.inbox("ann").notices] == [reminder.id]
