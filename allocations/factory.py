@@ -31,6 +31,13 @@ from allocations.lifecycle.stores.overrides import OverrideStore
 from allocations.lifecycle.stores.publications import PublicationStore
 from allocations.lifecycle.stores.requests import RequestStore
 from allocations.lifecycle.tree import TreeService
+from allocations.notify.inbox import InboxService
+from allocations.notify.mailer import Mailer
+from allocations.notify.reminders import ReminderService
+from allocations.notify.store import NoticeStore
+from allocations.notify.texts import TextService
+from allocations.notify.transports import FileTransport, SmtpTransport
+from allocations.notify.truth import TruthService
 from allocations.outbox import Outbox
 from allocations.policy.loader import load_policy
 from allocations.reports import ReportService
@@ -43,8 +50,9 @@ if TYPE_CHECKING:
 
     from allocations.clock import Clock
     from allocations.ids import IdFactory
+    from allocations.notify.transports import Transport
     from allocations.policy.models import Policy
-    from allocations.settings import Settings
+    from allocations.settings import MailSettings, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +75,8 @@ class Services:
     requests: RequestService
     runs: RunService
     reports: ReportService
+    reminders: ReminderService
+    inbox: InboxService
 
 
 def make_services(
@@ -81,7 +91,7 @@ def make_services(
     ledger = Ledger()
     allocations, agreements, audit = AllocationStore(), AgreementStore(), AuditStore()
     requests, lease_store, runs = RequestStore(), LeaseStore(), RunStore()
-    invitations, outbox = InvitationStore(), Outbox()
+    invitations, outbox, notices = InvitationStore(), Outbox(), NoticeStore()
     authority = Authority(
         clock=clock, policy=policy, ledger=ledger, allocations=allocations, audit=audit, outbox=outbox
     )
@@ -220,7 +230,44 @@ def make_services(
             requests=requests,
             audit=audit,
         ),
+        reminders=ReminderService(
+            database=database, clock=clock, policy=policy, allocations=allocations, notices=notices, outbox=outbox
+        ),
+        inbox=InboxService(
+            database=database, clock=clock, notices=notices, texts=TextService(policy=policy, store=notices)
+        ),
     )
+
+
+def make_mailer(services: Services, transport: Transport, sender: str, domain: str) -> Mailer:
+    """Wire the delivery of mail; only the worker has it."""
+    return Mailer(
+        database=services.database,
+        clock=services.clock,
+        new_id=random_id,
+        notices=services.inbox.notices,
+        texts=services.inbox.texts,
+        truth=TruthService(notices=services.inbox.notices),
+        transport=transport,
+        sender=sender,
+        domain=domain,
+    )
+
+
+def mailer_from(services: Services, settings: MailSettings) -> Mailer:
+    """Wire the delivery of mail as the environment says."""
+    transport: Transport
+    if settings.folder is not None:
+        transport = FileTransport(settings.folder)
+    else:
+        transport = SmtpTransport(
+            host=settings.host or "",
+            port=settings.port,
+            user=settings.user,
+            password=settings.password,
+            starttls=settings.starttls,
+        )
+    return make_mailer(services, transport, settings.sender, settings.domain)
 
 
 def services_from(settings: Settings) -> Services:

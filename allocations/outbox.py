@@ -7,34 +7,17 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from sqlalchemy import insert, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from allocations.db.schema import notices
+from allocations.policy.notices import NoticeKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from sqlalchemy import Connection
 
-
-class NoticeKind(StrEnum):
-    """What a notice is about; each kind has a template."""
-
-    ENDS_SOON = "ends soon"
-    ENDED = "ended"
-    ARCHIVED = "archived"
-    RENEWED = "renewed"
-    SUSPENDED = "suspended"
-    RESUMED = "resumed"
-    CLOSED = "closed"
-    INVITED = "invited"
-    INVITATION_ANSWERED = "invitation answered"
-    MEMBER_REMOVED = "member removed"
-    REQUEST_SUBMITTED = "request submitted"
-    REVISION_REQUESTED = "revision requested"
-    REQUEST_APPROVED = "request approved"
-    REQUEST_DECLINED = "request declined"
-    OVERRIDE_GRANTED = "override granted"
+__all__ = ["Notice", "NoticeKind", "NoticeState", "Outbox"]
 
 
 class NoticeState(StrEnum):
@@ -49,8 +32,10 @@ class NoticeState(StrEnum):
 class Notice:
     """One thing that one person is told once: `kind`, `subject` (an id) and `threshold` tell notices apart.
 
-    `threshold` is the days before an end for reminders, otherwise what makes a repetition a new notice (such as the
-    time of the event). `details` fill the kind's template.
+    `subject` is the id of an allocation, an invitation, a request or an override. `threshold` is the end and the days
+    before it for reminders, otherwise what makes a repetition a new notice (such as the time of the event). The text's
+    placeholders are filled from `details` (`name`, `ends_at_ms`, `why` and others that `notify/texts.py` lists), and
+    from what the subject's row says where they are silent.
     """
 
     person: str
@@ -63,25 +48,33 @@ class Notice:
 class Outbox:
     """Where services leave notices."""
 
-    def queue(self, connection: Connection, new: Iterable[Notice], at_ms: int) -> None:
-        """Add notices, in the transaction of what they tell; one that is there already stays as it is."""
-        for notice in new:
-            same = select(notices.c.id).where(
-                notices.c.person == notice.person,
-                notices.c.kind == notice.kind,
-                notices.c.subject == notice.subject,
-                notices.c.threshold == notice.threshold,
-            )
-            if connection.execute(same).first() is not None:
-                continue
-            connection.execute(
-                insert(notices).values(
-                    person=notice.person,
-                    kind=notice.kind,
-                    subject=notice.subject,
-                    threshold=notice.threshold,
-                    details=json.dumps(notice.details, sort_keys=True),
-                    state=NoticeState.PENDING,
-                    created_at_ms=at_ms,
-                )
-            )
+    def queue(
+        self,
+        connection: Connection,
+        new: Iterable[Notice],
+        at_ms: int,
+        state: NoticeState = NoticeState.PENDING,
+    ) -> None:
+        """Add notices, in the transaction of what they tell; one that is there already stays as it is.
+
+        Two that write the same notice at once: the second waits for the first and then adds nothing. They write in one
+        order, so that none waits for the other in a circle.
+        """
+        values = [
+            {
+                "person": notice.person,
+                "kind": notice.kind,
+                "subject": notice.subject,
+                "threshold": notice.threshold,
+                "details": json.dumps(dict(notice.details), sort_keys=True),
+                "state": state,
+                "created_at_ms": at_ms,
+            }
+            for notice in sorted(new, key=lambda notice: (notice.person, notice.kind, notice.subject, notice.threshold))
+        ]
+        if not values:
+            return
+        if connection.dialect.name == "sqlite":
+            connection.execute(sqlite.insert(notices).on_conflict_do_nothing(), values)
+        else:
+            connection.execute(postgresql.insert(notices).on_conflict_do_nothing(), values)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from allocations.errors import InvalidInputError
 
 ROOT = Path(__file__).resolve().parent.parent
+SUBMISSION_PORT = 587
+PORT_MAX = 65_535
 
 
 def required(name: str) -> str:
@@ -40,3 +42,51 @@ class Settings:
             policies=Path(os.environ.get("MERIDIAN_POLICIES", str(ROOT / "policies"))),
             run_store=Path(required("MERIDIAN_RUN_STORE")),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class MailSettings:
+    """How mail leaves: through an SMTP server, or, without one, as files in a folder."""
+
+    sender: str
+    domain: str
+    folder: Path | None
+    host: str | None
+    port: int
+    user: str | None
+    password: str | None = field(repr=False)
+    starttls: bool
+
+    @classmethod
+    def from_environment(cls) -> MailSettings:
+        """Read MERIDIAN_SMTP_HOST, _PORT, _USER, _PASSWORD and _STARTTLS, MERIDIAN_MAIL_FROM and MERIDIAN_MAIL_DOMAIN.
+
+        Without a host the mails become files in MERIDIAN_MAIL_FOLDER. The domain is that of the addresses of people
+        who gave none, and of message ids. InvalidInputError names what is missing.
+        """
+        host = os.environ.get("MERIDIAN_SMTP_HOST") or None
+        domain = required("MERIDIAN_MAIL_DOMAIN")
+        return cls(
+            sender=required("MERIDIAN_MAIL_FROM"),
+            domain=domain,
+            folder=None if host else Path(required("MERIDIAN_MAIL_FOLDER")),
+            host=host,
+            port=_port("MERIDIAN_SMTP_PORT", SUBMISSION_PORT),
+            user=os.environ.get("MERIDIAN_SMTP_USER") or None,
+            password=os.environ.get("MERIDIAN_SMTP_PASSWORD") or None,
+            starttls=_switch("MERIDIAN_SMTP_STARTTLS", default=True),
+        )
+
+
+def _port(name: str, default: int) -> int:
+    text = os.environ.get(name) or str(default)
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= PORT_MAX:
+        raise InvalidInputError(f"{name} is not a port.", f"Set it to a number from 1 to {PORT_MAX}.")
+    return int(text)
+
+
+def _switch(name: str, *, default: bool) -> bool:
+    text = os.environ.get(name) or ("on" if default else "off")
+    if text not in {"on", "off"}:
+        raise InvalidInputError(f"{name} is neither on nor off.", "Set it to one of the two.")
+    return text == "on"

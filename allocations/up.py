@@ -320,6 +320,9 @@ class Platform:
                     "MERIDIAN_WORKER_METRICS_PORT": str(ports["worker_metrics"]),
                     "MERIDIAN_HUB_API_URL": hub_api_url,
                     "MERIDIAN_TOKEN_WORKER": tokens["worker"],
+                    "MERIDIAN_MAIL_FOLDER": str(self._state / "mail"),
+                    "MERIDIAN_MAIL_FROM": "Meridian <meridian@localhost>",
+                    "MERIDIAN_MAIL_DOMAIN": "localhost",
                 },
             ),
             Process(

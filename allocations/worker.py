@@ -1,4 +1,5 @@
-"""The clock of the platform: renews leases, stops what has ended, reconciles, moves allocations on by the calendar."""
+"""The clock of the platform: renews leases, stops what has ended, reconciles, moves allocations on by the calendar,
+and delivers what people are told."""
 
 from __future__ import annotations
 
@@ -15,24 +16,29 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from allocations.clock import MS_PER_SECOND
 from allocations.duties import WORKER_DUTY, Duties
-from allocations.factory import services_from
+from allocations.factory import mailer_from, services_from
 from allocations.hub_client import HubServers
 from allocations.leases.watch import LeaseWatch
 from allocations.logs import configure_logging
-from allocations.settings import Settings, required
+from allocations.settings import MailSettings, Settings, required
 
 if TYPE_CHECKING:
     from allocations.factory import Services
     from allocations.leases.watch import Servers
+    from allocations.notify.mailer import Mailer
 
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 2.0
 DUTY_SECONDS = 20
 CALENDAR_SECONDS = 60
+MAIL_SECONDS = 60
+# A mail that is being sent at the end is waited for: begun and not marked, it would go out twice.
+LAST_MAIL_SECONDS = 15
 
 _RENEWED = Counter("meridian_leases_renewed_total", "Leases renewed")
 _LOOKS = Counter("meridian_reconciliations_total", "Comparisons of leases with servers", ["outcome"])
+_MAILS = Counter("meridian_mails_sent_total", "Mails sent")
 _LEADS = Gauge("meridian_worker_leads", "1 while this worker has the duty")
 
 
@@ -75,6 +81,7 @@ class Worker:
         self._services.runs.close_expired()
         if now_ms - self._calendar_at_ms >= CALENDAR_SECONDS * MS_PER_SECOND:
             self._services.lifecycle.advance()
+            self._services.reminders.remind()
             self._calendar_at_ms = now_ms
         if kept:
             self._duties.done(WORKER_DUTY, self._holder, now_ms)
@@ -95,16 +102,41 @@ class Worker:
             _LOOKS.labels("done").inc()
 
 
+class Delivery(threading.Thread):
+    """Delivers the outbox beside the ticks: a mail server that is slow or a mail that fails holds up no lease.
+
+    Each worker delivers, whoever has the duty: mails are claimed one by one.
+    """
+
+    def __init__(self, mailer: Mailer, stopped: threading.Event) -> None:
+        super().__init__(name="delivery", daemon=True)
+        self._mailer = mailer
+        self._stopped = stopped
+
+    def run(self) -> None:
+        """Deliver every minute until the worker stops."""
+        while True:
+            try:
+                _MAILS.inc(self._mailer.deliver())
+            except Exception:
+                log.exception("the outbox was not delivered; trying again")
+            if self._stopped.wait(MAIL_SECONDS):
+                return
+
+
 def run() -> None:
     """Run until SIGTERM or SIGINT; a database that is away for a while is waited for."""
     configure_logging()
     start_http_server(int(required("MERIDIAN_WORKER_METRICS_PORT")), addr="127.0.0.1")
     services = services_from(Settings.from_environment())
     servers = HubServers(required("MERIDIAN_HUB_API_URL"), required("MERIDIAN_TOKEN_WORKER"))
+    mailer = mailer_from(services, MailSettings.from_environment())
     worker = Worker(services, servers, f"{socket.gethostname()}:{os.getpid()}")
     stopped = threading.Event()
+    delivery = Delivery(mailer, stopped)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
+    delivery.start()
     while not stopped.is_set():
         try:
             worker.tick()
@@ -112,3 +144,4 @@ def run() -> None:
             log.exception("the database does not answer; trying again")
         stopped.wait(TICK_SECONDS)
     worker.lay_down()
+    delivery.join(LAST_MAIL_SECONDS)

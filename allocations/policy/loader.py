@@ -15,7 +15,7 @@ from allocations.policy.models import Policy
 if TYPE_CHECKING:
     from pathlib import Path
 
-YAML_FILES = ("tiers.yaml", "sizes.yaml", "prices.yaml", "images.yaml", "leases.yaml")
+YAML_FILES = ("tiers.yaml", "sizes.yaml", "prices.yaml", "images.yaml", "leases.yaml", "notices.yaml")
 AGREEMENT_FILE = "agreement.md"
 SCHEMA_FILE = "schema.json"
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from allocations.clock import MS_PER_DAY
+from allocations.policy.notices import NoticeTexts
 
 MICROCREDITS = 1_000_000
 
@@ -114,6 +115,7 @@ class Tier(PolicyModel):
     at_once: AtOnce
     term_days: PositiveInt
     renewal_opens_days: NonNegativeInt
+    reminders_days: Annotated[tuple[PositiveInt, ...], Field(description="Days before the end, falling")]
     grace_days: NonNegativeInt
     archive_after_days: PositiveInt
     close_after_days: Annotated[
@@ -127,6 +129,12 @@ class Tier(PolicyModel):
     def _archived_before_it_is_closed(self) -> Tier:
         if self.close_after_days is not None and self.close_after_days <= self.archive_after_days:
             raise ValueError("close_after_days must be more than archive_after_days")
+        return self
+
+    @model_validator(mode="after")
+    def _reminders_fall(self) -> Tier:
+        if list(self.reminders_days) != sorted(set(self.reminders_days), reverse=True):
+            raise ValueError("reminders_days must fall from one to the next")
         return self
 
 
@@ -198,6 +206,7 @@ class Policy(PolicyModel):
     leases: LeaseRules
     runs: RunRules
     agreement: Agreement
+    notices: NoticeTexts
     version: Annotated[str, Field(description="Digest of the files, kept with every decision")] = ""
 
     @model_validator(mode="after")

@@ -15,6 +15,7 @@ from allocations.web import (
     applications,
     assets,
     home,
+    notices,
     panel,
     policy,
     runs,
@@ -36,7 +37,19 @@ def install(app: FastAPI, prefix: str) -> None:
     app.state.examples = ExampleNotebooks(Path(os.environ.get("MERIDIAN_EXAMPLES", ROOT / "example-notebooks")))
     pages = APIRouter(prefix=prefix, include_in_schema=False)
     # The submission of runs comes before the runs: its /runs/new would be taken for the id of one.
-    for part in (assets, session, home, allocation, submission, runs, applications, panel, administration, policy):
+    for part in (
+        assets,
+        session,
+        home,
+        allocation,
+        submission,
+        runs,
+        applications,
+        notices,
+        panel,
+        administration,
+        policy,
+    ):
         pages.include_router(part.router)
     app.include_router(pages)
     PageFailures(app, prefix).install(app)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fastapi import Request
 
     from allocations.errors import AllocationsError
+    from allocations.factory import Services
 
 # What a finished action is called in the address, and what the next page then says.
 DONE = {
@@ -40,11 +41,13 @@ DONE = {
     "cancelled": "The run is being cancelled.",
     "suspended": "The allocation is suspended: nothing new starts on it, and nothing is renewed.",
     "resumed": "The allocation can be spent again.",
+    "read": "Marked as read.",
 }
 ALLOCATION_BADGES = {"active": "ok", "expiring": "warn", "grace": "warn", "suspended": "bad"}
 RUN_BADGES = {"running": "ok", "succeeded": "ok", "admitted": "warn", "failed": "bad", "timed_out": "bad"}
 REQUEST_BADGES = {"approved": "ok", "revision requested": "warn", "declined": "bad"}
 DIGEST_LENGTH = 16
+INTERNAL_ERROR = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ class NavigationItem:
     path: str
     scope: Scope
     is_of_hub: bool = False
+    counts_unread: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +79,7 @@ NAVIGATION = (
     NavigationItem("Servers", "/hub/home", Scope.READ, is_of_hub=True),
     NavigationItem("Runs", "/runs", Scope.RUN),
     NavigationItem("Requests", "/requests", Scope.REQUEST),
+    NavigationItem("Notices", "/notices", Scope.READ, counts_unread=True),
     NavigationItem("Policy", "/policy", Scope.READ),
     NavigationItem("Tokens", "/hub/token", Scope.READ, is_of_hub=True),
     NavigationItem("Review", "/review", Scope.REVIEW),
@@ -128,7 +133,7 @@ def page(
     html = _render(
         request,
         template,
-        navigation=_navigation(request),
+        navigation=_navigation(request, is_failure=error is not None and error.status >= INTERNAL_ERROR),
         mode=request.app.state.mode,
         static=request.app.state.assets.url,
         done=DONE.get(request.query_params.get("done", "")) if error is None else None,
@@ -185,16 +190,22 @@ def _identity(request: Request) -> Identity | None:
     return identity
 
 
-def _navigation(request: Request) -> list[dict[str, object]]:
+def _navigation(request: Request, *, is_failure: bool) -> list[dict[str, object]]:
+    """Return the links that a person may use; on a page that says that something failed without asking the database."""
     identity = _identity(request)
+    if identity is None:
+        return []
     prefix: str = request.app.state.prefix
     path = request.url.path.removeprefix(prefix)
+    services: Services = request.app.state.services
+    unread = 0 if is_failure else services.inbox.unread(identity.name)
     return [
         {
             "title": item.title,
             "href": item.path if item.is_of_hub else prefix + item.path,
             "current": path == item.path or (item.path != "/" and path.startswith(f"{item.path}/")),
+            "unread": unread if item.counts_unread else 0,
         }
         for item in NAVIGATION
-        if identity is not None and identity.has(item.scope)
+        if identity.has(item.scope)
     ]

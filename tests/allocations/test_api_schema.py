@@ -82,6 +82,7 @@ def real_ids(client: TestClient, bench: Bench) -> dict[str, list[str]]:  # noqa:
         ],
         "publication_id": [made(f"/allocations/{root}/publications", paper)],
         "override_id": [made("/overrides", exception, "admin")],
+        "notice_id": [str(bench.services.inbox.inbox("ann").notices[0].id)],
         "identifier": [DOI, "2015arXiv150303757S"],
         "subject": ["ann", root],
         "person": ["ann", "bob", "member", "eve"],

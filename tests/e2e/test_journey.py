@@ -313,7 +313,18 @@ def test_6_axe_finds_nothing_and_nothing_scrolls_sideways_on_a_phone(
     page.get_by_label("Password").fill(platform.password("researcher"))
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url(AT_HOME)
-    own = ("", "runs", "runs/new", "requests", "requests/new", "policy", "agreement", "nothing-here", "admin/audit")
+    own = (
+        "",
+        "runs",
+        "runs/new",
+        "requests",
+        "requests/new",
+        "notices",
+        "policy",
+        "agreement",
+        "nothing-here",
+        "admin/audit",
+    )
     for path in (*(HOME + part for part in own), "/hub/spawn", "/hub/home"):
         page.goto(path)
         look(path)

@@ -7,13 +7,14 @@ import os
 import socket
 import stat
 import subprocess
+from email import message_from_bytes, policy
 from typing import TYPE_CHECKING
 
 import httpx
 import psutil
 import pytest
 
-from tests.e2e.platform import ROOT, Platform, free_port
+from tests.e2e.platform import ROOT, Platform, free_port, wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,10 +96,17 @@ def test_stop_cleanly_and_carry_on(tmp_path: Path) -> None:
         children = psutil.Process(platform.process.pid).children(recursive=True)
         researcher = platform.person("researcher")
         entry = researcher.accept_agreement()["id"]
+        ask = {"tier": "research", "title": "Dark stars", "justification": "We look for them."}
+        researcher.call("POST", "/requests", ask)
         researcher.start_server(entry)
         children += psutil.Process(platform.process.pid).children(recursive=True)
         listening = {c.laddr.ip for c in psutil.net_connections("inet") if c.laddr and c.laddr.port == platform.port}
         assert listening == {"127.0.0.1"}
+        told = researcher.call("GET", "/notices").json()["notices"]
+        assert [notice["title"] for notice in told] == ["Your request “Dark stars” waits for review"]
+        [mail] = wait_for("the mail's file", lambda: list((platform.state / "mail").glob("*.eml")), 90)
+        message = message_from_bytes(mail.read_bytes(), policy=policy.default)
+        assert (message["To"], message["Subject"]) == ("researcher@localhost", told[0]["title"])
     finally:
         platform.interrupt()
     assert "Meridian has stopped." in platform.output

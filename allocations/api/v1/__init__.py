@@ -5,6 +5,7 @@ from allocations.api.v1 import (
     health,
     leases,
     members,
+    notices,
     overrides,
     publications,
     quotas,
@@ -13,4 +14,4 @@ from allocations.api.v1 import (
     transitions,
 )
 
-PARTS = (health, leases, allocations, members, publications, quotas, overrides, requests, runs, transitions)
+PARTS = (health, leases, allocations, members, publications, quotas, overrides, requests, notices, runs, transitions)
