@@ -58,6 +58,12 @@ class Mailer:
 
     def deliver(self) -> int:
         """Write and send what is due; return how many mails were sent."""
+        self._write_due()
+        return self._send_due()
+
+    # ---------------------------------------------------------------- writing
+
+    def _write_due(self) -> None:
         begin_ms = self.clock.now_ms()
         with self.database.read() as connection:
             people = self.notices.people_with_news(connection, begin_ms - BETWEEN_MAILS_MS)
@@ -71,26 +77,6 @@ class Mailer:
             except Exception:
                 # One notice that cannot be put into words keeps nobody else's news back.
                 log.exception("no mail could be written", extra={"person": person})
-        begin_ms = self.clock.now_ms()
-        with self.database.read() as connection:
-            due = self.notices.due_mails(connection, begin_ms)
-        sent = 0
-        for mail in due:
-            if self.clock.now_ms() - begin_ms > ROUND_MS:
-                break
-            try:
-                sent += self._send(mail)
-            except DeliveryError as error:
-                log.warning("mail %s was not taken: %s", mail.id, error.reason)
-                if error.everybody:
-                    break
-            except SQLAlchemyError:
-                raise
-            except Exception:
-                log.exception("mail %s could not be put into words", mail.id)
-        return sent
-
-    # ---------------------------------------------------------------- writing
 
     def _write(self, person: str) -> None:
         """Write one person's mail.
@@ -120,6 +106,26 @@ class Mailer:
         return self.texts.digest(person, [self.texts.words(connection, notice, now_ms) for notice in true]), kept
 
     # ---------------------------------------------------------------- sending
+
+    def _send_due(self) -> int:
+        begin_ms = self.clock.now_ms()
+        with self.database.read() as connection:
+            due = self.notices.due_mails(connection, begin_ms)
+        sent = 0
+        for mail in due:
+            if self.clock.now_ms() - begin_ms > ROUND_MS:
+                break
+            try:
+                sent += self._send(mail)
+            except DeliveryError as error:
+                log.warning("mail %s was not taken: %s", mail.id, error.reason)
+                if error.everybody:
+                    break
+            except SQLAlchemyError:
+                raise
+            except Exception:
+                log.exception("mail %s could not be put into words", mail.id)
+        return sent
 
     def _send(self, mail: Mail) -> bool:
         """Send a mail unless another worker has it; DeliveryError, after keeping the reason, when it was not taken.
