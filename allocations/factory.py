@@ -11,9 +11,10 @@ from allocations.ids import random_id
 from allocations.leases.accounting import Accounting
 from allocations.leases.admission import Admission
 from allocations.leases.offers import OfferService
-from allocations.leases.queue import AdmissionQueue
+from allocations.leases.queue import LeaseQueue
 from allocations.leases.quotas import QuotaService
 from allocations.leases.service import LeaseService
+from allocations.leases.showing import LeaseViews
 from allocations.leases.store import LeaseStore
 from allocations.ledger.service import Ledger
 from allocations.lifecycle.agreements import AgreementService
@@ -115,16 +116,18 @@ def make_services(
         agreements=agreements,
         overrides=overrides,
     )
+    accounting = Accounting(
+        clock=clock, new_id=new_id, policy=policy, ledger=ledger, leases=lease_store, allocations=allocations
+    )
+    shown = LeaseViews(lease_store, allocations)
     leases = LeaseService(
         database=database,
         clock=clock,
         leases=lease_store,
-        allocations=allocations,
+        shown=shown,
         admission=admission,
-        accounting=Accounting(
-            clock=clock, new_id=new_id, policy=policy, ledger=ledger, leases=lease_store, allocations=allocations
-        ),
-        queue=AdmissionQueue(database, admission, allocations),
+        accounting=accounting,
+        queue=LeaseQueue(database, admission, accounting, shown),
     )
     members = MemberService(
         database=database,

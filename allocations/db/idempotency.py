@@ -104,7 +104,8 @@ def remember_all(connection: Connection, answers: Sequence[tuple[IdempotencyKey,
             "answer": answer,
             "created_at_ms": at_ms,
         }
-        for key, answer in answers
+        # In one order: of two who keep the same keys, the second waits for the first, and none for both.
+        for key, answer in sorted(answers, key=lambda one: one[0].name)
     ]
     if rows:
         connection.execute(_REMEMBER, rows)

@@ -1,12 +1,12 @@
-"""The queue in front of admission: simultaneous requests gather in a few lanes, each tree always in the same one."""
+"""The queues in front of admission and of the ends of leases: what comes together is decided together."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from zlib import crc32
 
 from sqlalchemy.exc import IntegrityError
 
+from allocations.errors import AllocationsError
 from allocations.leases.batching import Batching
 
 if TYPE_CHECKING:
@@ -14,35 +14,42 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from allocations.db.database import Database
+    from allocations.leases.accounting import Accounting
     from allocations.leases.admission import Admission, Answer, Asked
+    from allocations.leases.models import Ending
+    from allocations.leases.showing import LeaseViews
     from allocations.leases.views import LeaseView
-    from allocations.lifecycle.stores.allocations import AllocationStore
 
-# Each lane uses a connection, of which the pool has more. More lanes would mean smaller batches: measured, a few carry
-# most, on one hot tree as on many cold ones.
+# Each lane uses a connection, of which the pool has more.
 LANES = 3
-ROOTS_MAX = 100_000
 
 
-class AdmissionQueue:
-    """Decides together what is asked for together; a tree that must be waited for holds up its own lane alone."""
+class LeaseQueue:
+    """Decides together what is asked for together, in transactions that lock their trees in one order."""
 
-    def __init__(self, database: Database, admission: Admission, allocations: AllocationStore) -> None:
+    def __init__(
+        self,
+        database: Database,
+        admission: Admission,
+        accounting: Accounting,
+        shown: LeaseViews,
+    ) -> None:
         self._database = database
         self._admission = admission
-        self._allocations = allocations
-        self._roots: dict[str, str] = {}
-        # SQLite has one writer, whatever the tree.
-        self._batching: Batching[Asked, LeaseView] = Batching(self._decide, 1 if database.is_sqlite else LANES)
+        self._accounting = accounting
+        self._shown = shown
+        # SQLite has one writer.
+        lanes = 1 if database.is_sqlite else LANES
+        self._admitting: Batching[Asked, LeaseView] = Batching("admission", self._decide, lanes)
+        self._ending: Batching[Ending, LeaseView] = Batching("ending", self._end, lanes)
 
-    def submit(self, asked: Asked) -> Future[LeaseView]:
-        """Queue a request, in the lane of its root where that is known: a root never changes.
+    def admit(self, asked: Asked) -> Future[LeaseView]:
+        """Queue a request for a lease."""
+        return self._admitting.submit(asked)
 
-        The first request of each allocation is decided in the lane of its own id, and teaches the root.
-        """
-        allocation_id = asked.request.allocation
-        root = self._roots.get(allocation_id, allocation_id)
-        return self._batching.submit("" if self._database.is_sqlite else str(crc32(root.encode()) % LANES), asked)
+    def end(self, ending: Ending) -> Future[LeaseView]:
+        """Queue the end of a lease."""
+        return self._ending.submit(ending)
 
     def _decide(self, asked: Sequence[Asked]) -> Sequence[Answer]:
         try:
@@ -53,11 +60,11 @@ class AdmissionQueue:
 
     def _once(self, asked: Sequence[Asked]) -> Sequence[Answer]:
         with self._database.write() as connection:
-            answers = self._admission.decide(connection, asked)
-            for allocation_id in {one.request.allocation for one in asked} - self._roots.keys():
-                allocation = self._allocations.get(connection, allocation_id)
-                if allocation is not None:
-                    self._roots[allocation_id] = allocation.root_id
-        if len(self._roots) > ROOTS_MAX:
-            self._roots.clear()
-        return answers
+            return self._admission.decide(connection, asked)
+
+    def _end(self, endings: Sequence[Ending]) -> Sequence[Answer]:
+        with self._database.write() as connection:
+            outcomes = self._accounting.end(connection, endings)
+            ended = [one for one in outcomes if not isinstance(one, AllocationsError)]
+            views = iter(self._shown.of(connection, ended))
+            return [one if isinstance(one, AllocationsError) else next(views) for one in outcomes]

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from allocations.db.idempotency import IdempotencyKey
     from allocations.leases.accounting import Accounting, Outcome
     from allocations.leases.admission import Admission
-    from allocations.leases.queue import AdmissionQueue
+    from allocations.leases.queue import LeaseQueue
+    from allocations.leases.showing import LeaseViews
     from allocations.leases.store import LeaseStore
-    from allocations.lifecycle.stores.allocations import AllocationStore
 
 log = logging.getLogger(__name__)
 
@@ -45,10 +45,10 @@ class LeaseService:
     database: Database
     clock: Clock
     leases: LeaseStore
-    allocations: AllocationStore
+    shown: LeaseViews
     admission: Admission
     accounting: Accounting
-    queue: AdmissionQueue
+    queue: LeaseQueue
 
     def acquire(self, request: LeaseRequest, key: IdempotencyKey) -> LeaseView:
         """Hold what is needed before anything is created.
@@ -58,8 +58,8 @@ class LeaseService:
         return self.submit(request, key).result()
 
     def submit(self, request: LeaseRequest, key: IdempotencyKey) -> Future[LeaseView]:
-        """As `acquire`, without waiting: those that come together for one tree are decided in one transaction."""
-        return self.queue.submit(Asked(request, key.caller, key))
+        """As `acquire`, without waiting: those that come together are decided in one transaction."""
+        return self.queue.admit(Asked(request, key.caller, key))
 
     def acquire_within(self, connection: Connection, request: LeaseRequest, actor: str) -> LeaseView:
         """As `acquire`, as a part of the caller's transaction; a denial leaves it as it was."""
@@ -181,19 +181,13 @@ class LeaseService:
 
     def views(self, connection: Connection, leases: Sequence[Lease]) -> list[LeaseView]:
         """Show leases with their names and amounts."""
-        amounts = self.leases.amounts(connection, [lease.id for lease in leases])
-        names: dict[str, str] = {}
-        for lease in leases:
-            if lease.allocation_id not in names:
-                allocation = self.allocations.get(connection, lease.allocation_id)
-                names[lease.allocation_id] = allocation.name if allocation else ""
-        return [
-            LeaseView.from_lease(lease, names[lease.allocation_id], *amounts.get(lease.id, (0, 0))) for lease in leases
-        ]
+        return self.shown.of(connection, leases)
 
     # ------------------------------------------------------------------ inside
 
     def _end(self, ending: Ending, key: IdempotencyKey | None) -> LeaseView:
+        if key is None:
+            return self.queue.end(ending).result()
         return self._answered(key, lambda connection: self.end_within(connection, ending))
 
     @answered_once

@@ -20,7 +20,7 @@ from allocations.errors import (
     UnknownSizeError,
 )
 from allocations.leases.admission import Asked
-from allocations.leases.batching import Batching
+from allocations.leases.batching import HELD_UP_SECONDS, Batching
 from allocations.leases.models import LeaseKind
 from allocations.leases.rules import SourceKind, effective_limits
 from allocations.leases.views import LeaseView
@@ -142,33 +142,52 @@ def test_a_batch_that_fails_is_carried_out_one_by_one() -> None:
             raise ValueError("this one")
         return [items[0] * 10]
 
-    batching: Batching[int, int] = Batching(carry_out, threads=2)
-    futures = [batching.submit("lane", number) for number in range(6)]
+    batching: Batching[int, int] = Batching("test", carry_out, lanes=2)
+    futures = [batching.submit(number) for number in range(6)]
     assert [one.exception(10) or one.result() for one in futures[:3]] == [0, 10, 20]
     assert isinstance(futures[3].exception(10), ValueError)
     assert [one.result(10) for one in futures[4:]] == [40, 50]
 
 
-def test_a_lane_decides_one_batch_at_a_time_and_lanes_side_by_side() -> None:
-    begun: list[str] = []
-    go_on = threading.Event()
-    two_begun = threading.Semaphore(0)
+def test_a_batch_that_waits_for_somebody_holds_up_nobody_who_comes_later() -> None:
+    begun, go_on = threading.Event(), threading.Event()
 
     def carry_out(items: Sequence[str]) -> Sequence[str | Exception]:
-        begun.append(items[0])
-        two_begun.release()
-        assert go_on.wait(10)
+        if "stuck" in items:
+            begun.set()
+            assert go_on.wait(20)
         return list(items)
 
-    batching: Batching[str, str] = Batching(carry_out, threads=4)
-    futures = [batching.submit(item[0], item) for item in ("a1", "a2", "b1", "a3")]
-    assert two_begun.acquire(timeout=10)
-    assert two_begun.acquire(timeout=10)
-    assert not two_begun.acquire(timeout=0.2), "a third began while both lanes were at work"
+    batching: Batching[str, str] = Batching("test", carry_out, lanes=2)
+    stuck = batching.submit("stuck")
+    assert begun.wait(10)
+    threading.Event().wait(2 * HELD_UP_SECONDS)
+    assert [batching.submit(item).result(10) for item in ("a", "b")] == ["a", "b"]
+    assert not stuck.done()
     go_on.set()
-    assert [one.result(10) for one in futures] == ["a1", "a2", "b1", "a3"]
-    assert begun[:2] in (["a1", "b1"], ["b1", "a1"])
-    assert begun[2:] == ["a2"]
+    assert stuck.result(10) == "stuck"
+
+
+def test_batches_that_ask_for_the_same_trees_in_opposite_orders_never_wait_for_each_other_both(bench: Bench) -> None:
+    roots = [bench.consortium() for _ in range(4)]
+    (name,) = people(bench, roots[0], 1)
+    for root in roots[1:]:
+        bench.services.members.add(LEAD, root, name, MemberRole.MEMBER)
+    barrier = threading.Barrier(4)
+
+    def work(order: Sequence[str]) -> None:
+        barrier.wait(30)
+        for _ in range(10):
+            for answer in decide(bench, [Asked(bench.request(root, name), "spawner", bench.key()) for root in order]):
+                assert isinstance(answer, LeaseView | AtOnceLimitError)
+                if isinstance(answer, LeaseView):
+                    bench.services.leases.void(answer.id)
+
+    orders = (roots, roots[::-1], roots[2:] + roots[:2], [roots[1], roots[0], roots[3], roots[2]])
+    with ThreadPoolExecutor(len(orders)) as pool:
+        for done in [pool.submit(work, order) for order in orders]:
+            done.result(120)
+    bench.assert_clean()
 
 
 def test_an_asker_who_goes_away_harms_nobody() -> None:
@@ -181,10 +200,10 @@ def test_an_asker_who_goes_away_harms_nobody() -> None:
         seen.extend(items)
         return list(items)
 
-    batching: Batching[int, int] = Batching(carry_out, threads=1)
-    first = batching.submit("lane", 1)
+    batching: Batching[int, int] = Batching("test", carry_out, lanes=1)
+    first = batching.submit(1)
     assert begun.wait(10)
-    gone, last = batching.submit("lane", 2), batching.submit("lane", 3)
+    gone, last = batching.submit(2), batching.submit(3)
     assert gone.cancel()
     assert not first.cancel()
     go_on.set()
