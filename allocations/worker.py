@@ -14,7 +14,8 @@ import httpx
 from prometheus_client import Counter, Gauge, start_http_server
 from sqlalchemy.exc import SQLAlchemyError
 
-from allocations.clock import MS_PER_SECOND
+from allocations.clock import MS_PER_DAY, MS_PER_SECOND
+from allocations.db.idempotency import forget
 from allocations.duties import WORKER_DUTY, Duties
 from allocations.factory import mailer_from, services_from
 from allocations.hub_client import HubServers
@@ -35,6 +36,9 @@ CALENDAR_SECONDS = 60
 MAIL_SECONDS = 60
 # A mail that is being sent at the end is waited for: begun and not marked, it would go out twice.
 LAST_MAIL_SECONDS = 15
+# How many old answers one transaction forgets, and how many of them there are in one go: 100,000 a minute at most.
+FORGET_MAX = 1_000
+FORGET_SLICES = 100
 
 _RENEWED = Counter("meridian_leases_renewed_total", "Leases renewed")
 _LOOKS = Counter("meridian_reconciliations_total", "Comparisons of leases with servers", ["outcome"])
@@ -82,6 +86,7 @@ class Worker:
         if now_ms - self._calendar_at_ms >= CALENDAR_SECONDS * MS_PER_SECOND:
             self._services.lifecycle.advance()
             self._services.reminders.remind()
+            self._forget_answers(now_ms)
             self._calendar_at_ms = now_ms
         if kept:
             self._duties.done(WORKER_DUTY, self._holder, now_ms)
@@ -90,6 +95,14 @@ class Worker:
     def lay_down(self) -> None:
         """Let another worker take over at once."""
         self._duties.lay_down(WORKER_DUTY, self._holder)
+
+    def _forget_answers(self, now_ms: int) -> None:
+        """Forget the answers that the policy no longer keeps, a slice at a time: nobody waits for long."""
+        before_ms = now_ms - self._services.policy.leases.answers_kept_days * MS_PER_DAY
+        for _ in range(FORGET_SLICES):
+            with self._services.database.write() as connection:
+                if forget(connection, before_ms, FORGET_MAX) < FORGET_MAX:
+                    break
 
     def _look(self) -> None:
         try:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from sqlalchemy import bindparam, insert, select
+from sqlalchemy import bindparam, delete, insert, select, tuple_
 from sqlalchemy.exc import IntegrityError
 
 from allocations.db.schema import idempotency
@@ -29,6 +29,15 @@ _RECALL = select(idempotency).where(
 )
 _RECALL_ALL = select(idempotency).where(idempotency.c.key.in_(bindparam("keys", expanding=True)))
 _REMEMBER = insert(idempotency)
+# Rows that another worker is deleting are its own.
+_OLDEST = (
+    select(idempotency.c.caller, idempotency.c.key)
+    .where(idempotency.c.created_at_ms < bindparam("before_ms"))
+    .order_by(idempotency.c.created_at_ms)
+    .limit(bindparam("at_most"))
+    .with_for_update(skip_locked=True)
+)
+_FORGET = delete(idempotency).where(tuple_(idempotency.c.caller, idempotency.c.key).in_(_OLDEST))
 KEY_LENGTH_MAX = 200
 Answer = TypeVar("Answer")
 Parameters = ParamSpec("Parameters")
@@ -109,6 +118,11 @@ def remember_all(connection: Connection, answers: Sequence[tuple[IdempotencyKey,
     ]
     if rows:
         connection.execute(_REMEMBER, rows)
+
+
+def forget(connection: Connection, before_ms: int, at_most: int) -> int:
+    """Forget the oldest answers that were kept before a time; return how many, up to `at_most`."""
+    return connection.execute(_FORGET, {"before_ms": before_ms, "at_most": at_most}).rowcount
 
 
 def answered_once(act: Callable[Parameters, Answer]) -> Callable[Parameters, Answer]:

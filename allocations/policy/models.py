@@ -166,6 +166,7 @@ class LeaseRules(PolicyModel):
     stop_grace_seconds: PositiveInt
     allocation_end_grace_seconds: NonNegativeInt
     reconcile_seconds: PositiveInt
+    answers_kept_days: PositiveInt
 
     @model_validator(mode="after")
     def _renewal_falls_within_the_quantum(self) -> LeaseRules:

@@ -114,6 +114,28 @@ def test_a_lease_from_first_to_last(client: TestClient, bench: Bench) -> None:
     assert call(client, "bob", "GET", f"/leases/{lease}").status_code == 404
 
 
+def test_what_is_done_to_a_lease_under_a_key_is_answered_the_same_and_once(client: TestClient, bench: Bench) -> None:
+    body = {"allocation": bench.accept("ann"), "person": "ann", "size": "small"}
+    lease = call(client, "spawner", "POST", "/leases", body, key="k").json()["id"]
+    answers = {}
+    for step in ("start", "renew", "settle"):
+        answers[step] = call(client, "spawner", "POST", f"/leases/{lease}/{step}", {}, key=step).json()
+        bench.clock.pass_seconds(100)
+    assert [answer["charged_microcredits"] for answer in answers.values()] == [0, 1300, 2600]
+    for step, answer in answers.items():
+        # A renewal that is repeated when the lease has ended is still answered as it was.
+        assert call(client, "spawner", "POST", f"/leases/{lease}/{step}", {}, key=step).json() == answer
+    other = call(
+        client, "spawner", "POST", f"/leases/{lease}/settle", {"ended_at": "2027-01-15T09:30:00Z"}, key="settle"
+    )
+    assert (other.status_code, other.json()["code"]) == (409, "idempotency_conflict")
+    second = call(client, "spawner", "POST", "/leases", body, key="k2").json()["id"]
+    voided = call(client, "spawner", "POST", f"/leases/{second}/void", key="void").json()
+    assert call(client, "spawner", "POST", f"/leases/{second}/void", key="void").json() == voided
+    assert call(client, "spawner", "POST", f"/leases/{lease}/void", key="void").status_code == 409
+    bench.assert_clean()
+
+
 def test_a_member_manages_nothing_and_a_stranger_sees_nothing(client: TestClient, bench: Bench) -> None:
     root = bench.consortium()
     join(client, "lead", root, "ann")

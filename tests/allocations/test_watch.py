@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from sqlalchemy import select
 
+from allocations import worker
 from allocations.clock import from_datetime
+from allocations.db.schema import idempotency
 from allocations.duties import Duties
 from allocations.errors import AllocationNotActiveError
 from allocations.leases.watch import LeaseWatch, ServerKey, ServerStatus
@@ -297,3 +300,21 @@ def test_a_second_look_that_comes_too_soon_ends_nothing(bench: Bench) -> None:
     bench.clock.pass_seconds(bench.services.policy.leases.reconcile_seconds)
     looks[0].look()
     assert bench.services.leases.get(lease.id).state == "settled"
+
+
+def test_the_worker_forgets_answers_that_are_older_than_the_policy_says(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "FORGET_MAX", 2)
+    entry = bench.accept("ann")
+    request, worker_of = bench.request(entry), Worker(bench.services, StubServers(), "w1")
+    for number in range(5):
+        lease = bench.services.leases.acquire(request, bench.key(key=f"old-{number}"))
+        bench.services.leases.void(lease.id)
+    bench.clock.pass_seconds(bench.services.policy.leases.answers_kept_days * 86_400 + 1)
+    kept = bench.services.leases.acquire(request, bench.key(key="new"))
+    assert worker_of.tick()
+    with bench.services.database.read() as connection:
+        assert connection.execute(select(idempotency.c.key)).scalars().all() == ["new"]
+    assert bench.services.leases.acquire(request, bench.key(key="new")) == kept
+    bench.assert_clean()

@@ -11,8 +11,18 @@ from fastapi import APIRouter, Query
 from pydantic import Field, model_validator
 
 from allocations.api.direct import DirectRoute
+from allocations.api.identity import Identity
 from allocations.api.metrics import count_admission
-from allocations.api.v1.common import Body, IdempotencyHeader, LeaseHolder, Reader, Wired, example, to_ms
+from allocations.api.v1.common import (
+    Body,
+    IdempotencyHeader,
+    LeaseHolder,
+    OptionalIdempotencyHeader,
+    Reader,
+    Wired,
+    example,
+    to_ms,
+)
 from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import AllocationsError
 from allocations.leases.models import LeaseKind, LeaseRequest, LeaseState
@@ -139,29 +149,53 @@ async def acquire(
 
 
 @router.post("/leases/{lease_id}/start")
-def start(lease_id: str, body: StartBody, services: Wired, _caller: LeaseHolder) -> LeaseView:
+def start(
+    lease_id: str,
+    body: StartBody,
+    services: Wired,
+    caller: LeaseHolder,
+    idempotency_key: OptionalIdempotencyHeader = None,
+) -> LeaseView:
     """The server runs: charging starts."""
-    return services.leases.start(lease_id, to_ms(body.started_at))
+    return services.leases.start(
+        lease_id, to_ms(body.started_at), _key(caller, idempotency_key, "start", lease_id, body)
+    )
 
 
 @router.post("/leases/{lease_id}/renew")
-def renew(lease_id: str, body: RenewBody, services: Wired, _caller: LeaseHolder) -> LeaseView:
+def renew(
+    lease_id: str,
+    body: RenewBody,
+    services: Wired,
+    caller: LeaseHolder,
+    idempotency_key: OptionalIdempotencyHeader = None,
+) -> LeaseView:
     """Charge what was used and hold ahead by one quantum."""
-    return services.leases.renew(lease_id, to_ms(body.seen_at))
+    return services.leases.renew(lease_id, to_ms(body.seen_at), _key(caller, idempotency_key, "renew", lease_id, body))
 
 
 @router.post("/leases/{lease_id}/settle")
-def settle(lease_id: str, body: SettleBody, services: Wired, _caller: LeaseHolder) -> LeaseView:
+def settle(
+    lease_id: str,
+    body: SettleBody,
+    services: Wired,
+    caller: LeaseHolder,
+    idempotency_key: OptionalIdempotencyHeader = None,
+) -> LeaseView:
     """The server has stopped: charge to the second and free the rest."""
-    lease = services.leases.settle(lease_id, to_ms(body.ended_at))
+    lease = services.leases.settle(
+        lease_id, to_ms(body.ended_at), _key(caller, idempotency_key, "settle", lease_id, body)
+    )
     log.info("server settled", extra={"person": lease.person, "allocation": lease.allocation, "lease": lease.id})
     return lease
 
 
 @router.post("/leases/{lease_id}/void")
-def void(lease_id: str, services: Wired, _caller: LeaseHolder) -> LeaseView:
+def void(
+    lease_id: str, services: Wired, caller: LeaseHolder, idempotency_key: OptionalIdempotencyHeader = None
+) -> LeaseView:
     """The server never ran: nothing is charged."""
-    lease = services.leases.void(lease_id)
+    lease = services.leases.void(lease_id, _key(caller, idempotency_key, "void", lease_id))
     log.info("server voided", extra={"person": lease.person, "allocation": lease.allocation, "lease": lease.id})
     return lease
 
@@ -187,3 +221,13 @@ def own_leases(
 def get(lease_id: str, services: Wired, caller: Reader) -> LeaseView:
     """A lease of the caller's own, or of an allocation that the caller leads or manages."""
     return services.reports.lease(caller.actor, lease_id)
+
+
+def _key(
+    caller: Identity, idempotency_key: str | None, operation: str, lease_id: str, body: Body | None = None
+) -> IdempotencyKey | None:
+    """Return the key of what is done to a lease; None without one: then the lease's state alone makes it once."""
+    if idempotency_key is None:
+        return None
+    sent = body.model_dump(mode="json") if body else {}
+    return IdempotencyKey.for_request(caller.name, idempotency_key, operation, {"lease": lease_id, **sent})
