@@ -212,8 +212,8 @@ MUTATIONS = (
     Mutation(
         "several threads work on one lane",
         "allocations/leases/batching.py",
-        "            begin = lane not in self._lanes\n",
-        "            begin = True\n",
+        "            begin, lane.works = not lane.works, True\n",
+        "            begin, lane.works = True, True\n",
         (f"{T}admission.py",),
     ),
     Mutation(

@@ -19,6 +19,7 @@ from allocations.errors import (
     SizeNotAllowedError,
     UnknownSizeError,
 )
+from allocations.leases import batching as batching_module
 from allocations.leases.admission import Asked
 from allocations.leases.batching import HELD_UP_SECONDS, Batching
 from allocations.leases.models import LeaseKind
@@ -147,6 +148,27 @@ def test_a_batch_that_fails_is_carried_out_one_by_one() -> None:
     assert [one.exception(10) or one.result() for one in futures[:3]] == [0, 10, 20]
     assert isinstance(futures[3].exception(10), ValueError)
     assert [one.result(10) for one in futures[4:]] == [40, 50]
+
+
+def test_a_lane_decides_one_batch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batching_module, "HELD_UP_SECONDS", 600)
+    begun: list[Sequence[str]] = []
+    go_on, one_begun = threading.Event(), threading.Semaphore(0)
+
+    def carry_out(items: Sequence[str]) -> Sequence[str | Exception]:
+        begun.append(list(items))
+        one_begun.release()
+        assert go_on.wait(20)
+        return list(items)
+
+    batching: Batching[str, str] = Batching("test", carry_out, lanes=4)
+    first = batching.submit("a")
+    assert one_begun.acquire(timeout=10)
+    later = [batching.submit(item) for item in ("b", "c")]
+    assert not one_begun.acquire(timeout=0.2), "a second began while the lane was at work"
+    go_on.set()
+    assert [one.result(10) for one in (first, *later)] == ["a", "b", "c"]
+    assert begun == [["a"], ["b", "c"]]
 
 
 def test_a_batch_that_waits_for_somebody_holds_up_nobody_who_comes_later() -> None:
