@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from allocations.runs.files import RunFiles
     from allocations.runs.store import RunStore
 
-# How many queued runs one claim looks at: enough for fairness between allocations, bounded for one transaction.
+# How many kinds of queued runs one claim looks at: enough for fairness between allocations, bounded.
 CLAIM_WINDOW = 500
 NOTEBOOK_FORMAT = 4
 
@@ -331,8 +331,7 @@ class RunService:
             except AllocationsError as final:
                 error, may_wait = final, False
         if may_wait:
-            if run.waiting_reason != error.detail:
-                self.runs.change(connection, run.id, waiting_reason=error.detail)
+            self.runs.explain_waiting(connection, run, error.detail)
             return
         refusal = RunError(name=error.title, message=f"{error.detail} {error.remedy}".strip())
         self.runs.change(

@@ -13,6 +13,9 @@ from allocations.runs.models import ACTIVE_STATES, Run, RunState
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
+# What a run's admission depends on.
+_KIND = (runs.c.allocation_id, runs.c.person, runs.c.size, runs.c.image, runs.c.max_seconds)
+
 
 def _run(row: Row[Any]) -> Run:
     fields = dict(row._mapping)  # noqa: SLF001  # SQLAlchemy's public name for a row as a mapping
@@ -80,15 +83,33 @@ class RunStore:
         return [_run(row) for row in connection.execute(query)]
 
     def queued(self, connection: Connection, limit: int) -> list[Run]:
-        """Return the oldest queued runs, locked; those that another claim has locked are passed over."""
+        """Return the oldest queued run of each kind, locked; those that another claim has locked are passed over.
+
+        Runs of a kind are admitted or refused alike: however many wait, they do not hide those of other kinds.
+        """
+        place = func.row_number().over(partition_by=_KIND, order_by=(runs.c.submitted_at_ms, runs.c.id))
+        ranked = select(runs.c.id, place.label("place")).where(runs.c.state == RunState.QUEUED).subquery()
         rows = connection.execute(
             select(runs)
-            .where(runs.c.state == RunState.QUEUED)
+            .where(runs.c.state == RunState.QUEUED, runs.c.id.in_(select(ranked.c.id).where(ranked.c.place == 1)))
             .order_by(runs.c.submitted_at_ms)
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
         return [_run(row) for row in rows]
+
+    def explain_waiting(self, connection: Connection, run: Run, reason: str) -> None:
+        """Say of the queued runs of a run's kind why they wait; those locked by others are told another time."""
+        of_kind = (
+            select(runs.c.id)
+            .where(
+                runs.c.state == RunState.QUEUED,
+                *(column == getattr(run, column.name) for column in _KIND),
+                runs.c.waiting_reason.is_distinct_from(reason),
+            )
+            .with_for_update(skip_locked=True)
+        )
+        connection.execute(update(runs).where(runs.c.id.in_(of_kind)).values(waiting_reason=reason))
 
     def active_by_allocation(self, connection: Connection) -> dict[str, int]:
         """Count the active runs of each allocation."""

@@ -18,6 +18,7 @@ from allocations.errors import (
 from allocations.ledger.models import TransactionKind
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
+from allocations.runs import service as runs_service
 from allocations.runs.models import Outcome, RunError
 from allocations.runs.service import Finish, Submission
 
@@ -122,6 +123,25 @@ def test_an_allocation_with_many_runs_does_not_starve_another(bench: Bench) -> N
     submit(bench, entry)
     claimed = [run.allocation for run in bench.services.runs.claim("batch", 3)]
     assert sorted(claimed) == sorted([root, other, entry])
+
+
+def test_runs_that_must_wait_hide_no_later_ones_however_many_they_are(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs_service, "CLAIM_WINDOW", 2)
+    entry, other = bench.accept("ann"), bench.accept("bob")
+    bench.acquire(entry, size="standard")  # both cores of the entry tier
+    stuck = []
+    for _ in range(4):
+        stuck.append(submit(bench, entry).id)
+        bench.clock.pass_seconds(1)
+    later = submit(bench, other, person="bob")
+    assert [run.id for run in bench.services.runs.claim("batch", 5)] == [later.id]
+    for run in stuck:
+        waiting = bench.services.runs.get("ann", run)
+        assert waiting.state == "queued"
+        assert "2 cores" in (waiting.waiting_reason or "")
+    bench.assert_clean()
 
 
 def test_a_lost_run_is_free_and_queued_again_then_failed(bench: Bench) -> None:
