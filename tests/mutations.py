@@ -292,8 +292,8 @@ MUTATIONS = (
     Mutation(
         "a request is decided on without its lock",
         "allocations/lifecycle/requests.py",
-        "        request = self.requests.get(connection, request_id, lock=True)\n",
-        "        request = self.requests.get(connection, request_id)\n",
+        "        return self._find(connection, request_id, lock=True)\n",
+        "        return self._find(connection, request_id)\n",
         (IN_FLIGHT,),
     ),
     Mutation(

@@ -537,6 +537,13 @@ class LedgerMachine(RuleBasedStateMachine):
         assert view.state == run.state
         assert self.services.leases.expire(lease) == view
 
+    @rule(node=nodes, person=st.sampled_from(PEOPLE), size=st.sampled_from(sorted(RATES)))
+    def fail_to_start(self, node: str, person: str, size: str) -> None:
+        before = len(self.oracle.runs)
+        self.acquire(node, person, size, is_answer_lost=False)
+        if len(self.oracle.runs) > before:
+            self.void(list(self.oracle.runs)[-1])
+
     def open_leases(self) -> list[str]:
         return [lease for lease, run in self.oracle.runs.items() if run.state == "open"]
 
@@ -551,14 +558,14 @@ class LedgerMachine(RuleBasedStateMachine):
             {"void": self.void, "expire": self.expire}[how](lease)
 
     @precondition(lambda self: self.open_leases())
-    @rule(data=st.data(), is_stop_reported=st.booleans())
-    def run_out(self, data: st.DataObject, is_stop_reported: bool) -> None:
-        """Everything is suspended, and the worker comes by at the end of a lease."""
+    @rule(data=st.data(), is_stop_reported=st.booleans(), late_ms=st.sampled_from((0, STOP_GRACE_MS)))
+    def run_out(self, data: st.DataObject, is_stop_reported: bool, late_ms: int) -> None:
+        """Everything is suspended, and the worker comes by at the end of a lease, or too late for a stop."""
         run = self.oracle.runs[data.draw(st.sampled_from(self.open_leases()))]
         is_running = not self.oracle.nodes[self.root].suspended
         if is_running:
             self.suspend_or_resume(self.root, 1)
-        self.clock.at_ms += max(0, run.ends_ms - self.now_ms)
+        self.clock.at_ms += max(0, run.ends_ms + late_ms - self.now_ms)
         self.tick(0, is_stop_reported)
         if is_running:
             self.suspend_or_resume(self.root, 1)
