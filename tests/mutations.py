@@ -465,13 +465,6 @@ MUTATIONS = (
         (IN_FLIGHT,),
     ),
     Mutation(
-        "what a renewal takes is there for the next one too",
-        "allocations/leases/accounting.py",
-        "                self.free[node, hold.unit] += freed\n",
-        "                self.free[node, hold.unit] += max(freed, 0)\n",
-        (f"{T}watch.py", f"{T}leases.py", f"{T}accounting.py"),
-    ),
-    Mutation(
         "times that are reported are believed",
         "allocations/leases/accounting.py",
         "    return max(lease.acquired_at_ms, min(at_ms, now_ms))\n",

@@ -645,7 +645,7 @@ VERBS = {
     *("settle", "settle what has ended", "settle that died, and several reports", "void", "expire"),
     *("tick renews", "tick does not renew", "tick stops", "tick expires"),
     *("divide, refused", "share, refused", "move, refused", "delete, refused"),
-    *("hold, AllocationNotActiveError", "hold, InsufficientBalanceError", "hold, AtOnceLimitError"),
+    *("hold, AllocationNotActiveError", "hold, InsufficientBalanceError"),
 }
 
 
