@@ -292,8 +292,8 @@ MUTATIONS = (
     Mutation(
         "a request is decided on without its lock",
         "allocations/lifecycle/requests.py",
-        "        request = self.requests.get(connection, request_id, lock=True)\n",
-        "        request = self.requests.get(connection, request_id)\n",
+        "        return self._find(connection, request_id, lock=True)\n",
+        "        return self._find(connection, request_id)\n",
         (IN_FLIGHT,),
     ),
     Mutation(
@@ -463,13 +463,6 @@ MUTATIONS = (
         "balances = self.ledger.balances(connection, on, lock=True)",
         "balances = self.ledger.balances(connection, on, lock=False)",
         (IN_FLIGHT,),
-    ),
-    Mutation(
-        "what a renewal takes is there for the next one too",
-        "allocations/leases/accounting.py",
-        "                self.free[node, hold.unit] += freed\n",
-        "                self.free[node, hold.unit] += max(freed, 0)\n",
-        (f"{T}watch.py", f"{T}leases.py", f"{T}accounting.py"),
     ),
     Mutation(
         "times that are reported are believed",

@@ -447,16 +447,24 @@ class LedgerMachine(RuleBasedStateMachine):
             with pytest.raises(IdempotencyConflictError):
                 self.services.leases.acquire(request, key)
 
-    @rule(node=nodes, person=st.sampled_from(PEOPLE), size=st.sampled_from(sorted(RATES)), ms=st.integers(1, 900_000))
-    def run_for_a_while(self, node: str, person: str, size: str, ms: int) -> None:
+    @rule(
+        targets=(leases, asked),
+        node=nodes,
+        person=st.sampled_from(PEOPLE),
+        size=st.sampled_from(sorted(RATES)),
+        ms=st.integers(1, 900_000),
+    )
+    def run_for_a_while(self, node: str, person: str, size: str, ms: int):
         """The way as it mostly goes, without which little would be charged."""
         before = len(self.oracle.runs)
         self.acquire(node, person, size, is_answer_lost=False)
-        if len(self.oracle.runs) > before:
-            lease = list(self.oracle.runs)[-1]
-            self.start(lease, 0)
-            self.clock.at_ms += ms
-            self.renew(lease, 0)
+        if len(self.oracle.runs) == before:
+            return multiple()
+        lease = list(self.oracle.runs)[-1]
+        self.start(lease, 0)
+        self.clock.at_ms += ms
+        self.renew(lease, 0)
+        return lease
 
     @rule(lease=leases, early_ms=st.integers(-10_000, 100_000))
     def start(self, lease: str, early_ms: int) -> None:
@@ -528,6 +536,39 @@ class LedgerMachine(RuleBasedStateMachine):
         view = self.services.leases.expire(lease)
         assert view.state == run.state
         assert self.services.leases.expire(lease) == view
+
+    @rule(node=nodes, person=st.sampled_from(PEOPLE), size=st.sampled_from(sorted(RATES)))
+    def fail_to_start(self, node: str, person: str, size: str) -> None:
+        before = len(self.oracle.runs)
+        self.acquire(node, person, size, is_answer_lost=False)
+        if len(self.oracle.runs) > before:
+            self.void(list(self.oracle.runs)[-1])
+
+    def open_leases(self) -> list[str]:
+        return [lease for lease, run in self.oracle.runs.items() if run.state == "open"]
+
+    @precondition(lambda self: self.open_leases())
+    @rule(data=st.data(), how=st.sampled_from(("void", "expire", "settle")))
+    def end(self, data: st.DataObject, how: str) -> None:
+        """Of all leases, random ones have mostly ended."""
+        lease = data.draw(st.sampled_from(self.open_leases()))
+        if how == "settle":
+            self.settle(lease, [0])
+        else:
+            {"void": self.void, "expire": self.expire}[how](lease)
+
+    @precondition(lambda self: self.open_leases())
+    @rule(data=st.data(), is_stop_reported=st.booleans(), late_ms=st.sampled_from((0, STOP_GRACE_MS)))
+    def run_out(self, data: st.DataObject, is_stop_reported: bool, late_ms: int) -> None:
+        """Everything is suspended, and the worker comes by at the end of a lease, or too late for a stop."""
+        run = self.oracle.runs[data.draw(st.sampled_from(self.open_leases()))]
+        is_running = not self.oracle.nodes[self.root].suspended
+        if is_running:
+            self.suspend_or_resume(self.root, 1)
+        self.clock.at_ms += max(0, run.ends_ms + late_ms - self.now_ms)
+        self.tick(0, is_stop_reported)
+        if is_running:
+            self.suspend_or_resume(self.root, 1)
 
     # ------------------------------------------------------------------ time
 
@@ -604,7 +645,7 @@ VERBS = {
     *("settle", "settle what has ended", "settle that died, and several reports", "void", "expire"),
     *("tick renews", "tick does not renew", "tick stops", "tick expires"),
     *("divide, refused", "share, refused", "move, refused", "delete, refused"),
-    *("hold, AllocationNotActiveError", "hold, InsufficientBalanceError", "hold, AtOnceLimitError"),
+    *("hold, AllocationNotActiveError", "hold, InsufficientBalanceError"),
 }
 
 

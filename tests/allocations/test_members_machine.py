@@ -411,10 +411,10 @@ class MembersMachine(RuleBasedStateMachine):
             self.close_part(actor, self.nodes[place])
 
     @precondition(lambda self: any(run.lived is None and run.node in self.nodes[1:] for run in self.runs.values()))
-    @rule(luck=st.integers(0, 3))
-    def close_what_runs(self, luck: int) -> None:
+    @rule(luck=st.booleans())
+    def close_what_runs(self, luck: bool) -> None:
         """And let the worker come by until nothing runs there any more."""
-        if luck == 1:
+        if luck:
             node = next(run.node for run in self.runs.values() if run.lived is None and run.node in self.nodes[1:])
             self.close_part("lead", node)
             for _ in range(16):
