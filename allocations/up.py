@@ -207,7 +207,8 @@ class Platform:
                     actor=PLATFORM,
                     why="opened for trying with a new local installation",
                 )
-            services.members.add(Actor(PLATFORM, admin=True), opened.id, "researcher", MemberRole.MEMBER)
+            invited = services.members.invite(Actor(PLATFORM, admin=True), opened.id, "researcher", MemberRole.MEMBER)
+            services.members.answer(Actor("researcher"), invited.id, accept=True)
         database.dispose()
 
     def _require_known_hub_database(self) -> None:

@@ -1,4 +1,4 @@
-"""An allocation's page: its tree, members and charges, and the forms of its leads and managers."""
+"""An allocation's page: its parts, members, what runs and charges, and the forms of its leads and managers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from fastapi.responses import Response
 
 from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
-from allocations.errors import AllocationsError, InvalidInputError
-from allocations.lifecycle.models import MANAGING_ROLES, USABLE_STATES, MemberRole
+from allocations.errors import AllocationsError
+from allocations.lifecycle.models import MANAGING_ROLES, USABLE_STATES, AllocationState, MemberRole
 from allocations.web.figures import spent_by_person, usage_of
 from allocations.web.forms import to_microcredits
 from allocations.web.render import new_key, page, see
 from allocations.web.session import Sent, form_needs, page_needs
 
 router = APIRouter(prefix="/allocations/{allocation_id}")
+OVER_STATES = frozenset({AllocationState.ARCHIVED, AllocationState.CLOSED})
 Reader = Annotated[Identity, Depends(page_needs(Scope.READ))]
 RequesterForm = Annotated[Sent, Depends(form_needs(Scope.REQUEST))]
 
@@ -43,7 +44,7 @@ def divide(request: Request, allocation_id: str, services: Wired, sent: Requeste
             idempotency_key=sent.key() or None,
         )
 
-    return _after(request, services, sent, allocation_id, carry_out, "divide", "divided")
+    return after(request, services, sent, allocation_id, carry_out, "divide", "divided")
 
 
 @router.post("/suballocations/{child_id}/share")
@@ -54,30 +55,7 @@ def change_share(request: Request, allocation_id: str, child_id: str, services: 
         share = to_microcredits(sent.text("credits"), "Credits")
         services.tree.change_share(sent.identity.actor, child_id, share)
 
-    return _after(request, services, sent, allocation_id, carry_out, f"share-{child_id}", "share")
-
-
-@router.post("/members")
-def put_member(request: Request, allocation_id: str, services: Wired, sent: RequesterForm) -> Response:
-    """Add a person, or change a member's role."""
-
-    def carry_out() -> None:
-        role = sent.text("role")
-        if role not in set(MemberRole):
-            raise InvalidInputError(f"There is no role {role!r}.", "Choose one of the list.")
-        services.members.add(sent.identity.actor, allocation_id, sent.text("person"), MemberRole(role))
-
-    return _after(request, services, sent, allocation_id, carry_out, "member", "member")
-
-
-@router.post("/members/remove")
-def remove_member(request: Request, allocation_id: str, services: Wired, sent: RequesterForm) -> Response:
-    """Remove a person."""
-
-    def carry_out() -> None:
-        services.members.remove(sent.identity.actor, allocation_id, sent.text("person"))
-
-    return _after(request, services, sent, allocation_id, carry_out, "remove", "removed")
+    return after(request, services, sent, allocation_id, carry_out, f"share-{child_id}", "share")
 
 
 @router.post("/progress")
@@ -87,10 +65,10 @@ def report_progress(request: Request, allocation_id: str, services: Wired, sent:
     def carry_out() -> None:
         services.requests.report_progress(sent.identity.actor, allocation_id, sent.text("report"), sent.key() or None)
 
-    return _after(request, services, sent, allocation_id, carry_out, "report", "reported")
+    return after(request, services, sent, allocation_id, carry_out, "report", "reported")
 
 
-def _after(
+def after(
     request: Request,
     services: Wired,
     sent: Sent,
@@ -145,6 +123,9 @@ def _show(
             and found.parent is None
             and found.instalments_released < found.instalments
         ),
+        invitations=services.members.invitations_on(reader.actor, allocation_id) if may_change else [],
+        may_invite=may_change and tier.people_max != 1 and found.state not in OVER_STATES,
+        may_leave=found.role is not None and reader.has(Scope.REQUEST),
         roles=list(MemberRole),
         typed=typed,
         key=new_key(),

@@ -68,6 +68,11 @@ def to_whole(text: str, field: str) -> int:
     return int(cleaned)
 
 
+def to_whole_or_none(text: str, field: str) -> int | None:
+    """Read a whole number, or nothing."""
+    return to_whole(text, field) if text.strip() else None
+
+
 def to_seconds(minutes: str, field: str) -> int:
     """Read whole minutes, above 0."""
     whole = to_whole(minutes, field)

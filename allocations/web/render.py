@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from allocations.api.identity import Identity, Scope
+from allocations.clock import to_rfc3339
 from allocations.ids import random_id
 from allocations.web import figures, formats
 from allocations.web.forms import in_words_of_forms
@@ -26,8 +27,13 @@ DONE = {
     "accepted": "You have accepted the agreement.",
     "divided": "The sub-allocation is open.",
     "share": "The share is changed.",
-    "member": "The member is added, or has the new role.",
+    "invited": "The invitation is sent. The person finds it on their home page.",
+    "revoked": "The invitation is revoked.",
+    "joined": "You have accepted the invitation: the allocation is among yours.",
+    "refused": "You have declined the invitation.",
+    "member": "The member's place is changed.",
     "removed": "The member is removed.",
+    "left": "You have left the allocation.",
     "reported": "The report is sent: a reviewer decides on the next instalment.",
     "draft": "The draft is kept. Nobody else reads it until you submit it.",
     "submitted": "The request is submitted: a reviewer reads it next.",
@@ -103,6 +109,7 @@ _environment.filters |= {
     "duration": formats.to_duration,
     "moment": formats.to_moment,
     "day": formats.to_day,
+    "rfc3339": to_rfc3339,
     "plain_text": formats.without_ansi,
 }
 _environment.globals |= {
