@@ -196,6 +196,13 @@ class MemberService:
             self.authority.managed(connection, actor, allocation_id)
             return self.invitations.pending_on(connection, allocation_id, self.clock.now_ms())
 
+    def people_below(self, actor: Actor, allocation_id: str) -> list[str]:
+        """Return who belongs to an allocation or a part of it, by name; leads and managers only."""
+        with self.database.read() as connection:
+            allocation = self.authority.managed(connection, actor, allocation_id)
+            nodes = [node.id for node in self.allocations.subtree(connection, allocation)]
+            return sorted({member.person for member in self.allocations.members(connection, nodes)})
+
     def add(self, actor: Actor, allocation_id: str, person: str, role: MemberRole) -> None:
         """Add a person without asking, or change the role of one who is a member already."""
         person = require_person(person)

@@ -10,10 +10,10 @@ from fastapi.responses import Response
 
 from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
-from allocations.errors import AllocationsError
+from allocations.errors import AllocationsError, UnknownAllocationError
+from allocations.ledger.models import Unit
 from allocations.lifecycle.models import MANAGING_ROLES, USABLE_STATES, AllocationState, MemberRole
-from allocations.web.figures import spent_by_person, usage_of
-from allocations.web.forms import to_microcredits
+from allocations.web.figures import spent_by_person, tree_of, usage_of
 from allocations.web.render import new_key, page, see
 from allocations.web.session import Sent, form_needs, page_needs
 
@@ -27,35 +27,6 @@ RequesterForm = Annotated[Sent, Depends(form_needs(Scope.REQUEST))]
 def show_allocation(request: Request, allocation_id: str, services: Wired, reader: Reader) -> Response:
     """Show an allocation to its people: members see their own runs and charges, leads and managers everybody's."""
     return _show(request, services, reader, allocation_id)
-
-
-@router.post("/suballocations")
-def divide(request: Request, allocation_id: str, services: Wired, sent: RequesterForm) -> Response:
-    """Open a sub-allocation."""
-
-    def carry_out() -> None:
-        services.tree.divide(
-            sent.identity.actor,
-            allocation_id,
-            name=sent.text("name"),
-            microcredits=to_microcredits(sent.text("credits"), "Credits"),
-            guaranteed=sent.text("kind") != "capped",
-            lead=sent.text("lead"),
-            idempotency_key=sent.key() or None,
-        )
-
-    return after(request, services, sent, allocation_id, carry_out, "divide", "divided")
-
-
-@router.post("/suballocations/{child_id}/share")
-def change_share(request: Request, allocation_id: str, child_id: str, services: Wired, sent: RequesterForm) -> Response:
-    """Set a sub-allocation's limit."""
-
-    def carry_out() -> None:
-        share = to_microcredits(sent.text("credits"), "Credits")
-        services.tree.change_share(sent.identity.actor, child_id, share)
-
-    return after(request, services, sent, allocation_id, carry_out, f"share-{child_id}", "share")
 
 
 @router.post("/progress")
@@ -98,7 +69,6 @@ def _show(
     found = detail.allocation
     tier = services.policy.tier(found.tier)
     usages = usage_of(detail.charges)
-    own = {allocation.id for allocation in services.reports.allocations_of(reader.name)}
     may_change = detail.may_manage and reader.has(Scope.REQUEST)
 
     def typed(of_form: str, field: str, otherwise: str = "") -> str:
@@ -112,9 +82,11 @@ def _show(
         detail=detail,
         found=found,
         tier=tier,
+        top=tree_of(detail.tree),
+        hours=[balance for balance in detail.balances if balance.unit is not Unit.CREDITS],
         usages=usages,
         spent=spent_by_person(usages),
-        may_see_parent=found.parent is not None and (reader.has(Scope.ADMIN) or found.parent in own),
+        may_see_parent=found.parent is not None and _is_visible(services, reader, found.parent),
         may_change=may_change,
         may_divide=may_change and tier.sub_allocations and found.state in USABLE_STATES,
         may_report=(
@@ -130,3 +102,11 @@ def _show(
         typed=typed,
         key=new_key(),
     )
+
+
+def _is_visible(services: Wired, reader: Identity, allocation_id: str) -> bool:
+    try:
+        services.reports.require_visible(reader.actor, allocation_id)
+    except UnknownAllocationError:
+        return False
+    return True

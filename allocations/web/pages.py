@@ -22,6 +22,7 @@ from allocations.web import (
     runs,
     session,
     submission,
+    tree,
 )
 from allocations.web.examples import ExampleNotebooks
 from allocations.web.failures import PageFailures
@@ -43,6 +44,7 @@ def install(app: FastAPI, prefix: str) -> None:
         session,
         home,
         allocation,
+        tree,
         people,
         submission,
         runs,

@@ -172,7 +172,7 @@ def test_a_lead_divides_and_changes_a_share(site: Site) -> None:
     site.services.members.answer(Actor("ann"), invited.id, accept=True)
     (node,) = [one for one in site.services.reports.allocations_of("ann") if one.parent == consortium]
     assert node.limit_microcredits == 12_500_000
-    assert browser.post(f"{path}/suballocations/{node.id}/share", {"credits": "20"}).status_code == 303
+    assert browser.post(f"/allocations/{node.id}/share", {"credits": "20"}).status_code == 303
     assert site.services.reports.allocations_of("ann")[0].limit_microcredits == 20 * CREDIT
 
 
