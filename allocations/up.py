@@ -196,7 +196,7 @@ class Platform:
         database = Database(self._database_url)
         upgrade(database)
         services = make_services(database, policy, self._state / "runs")
-        if not services.reports.all_allocations():
+        if not services.reports.find_allocations("")[1]:
             panel_tier = next(tier for tier in policy.tiers if tier.sub_allocations)
             with database.write() as connection:
                 opened = services.lifecycle.open(

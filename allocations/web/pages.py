@@ -16,6 +16,7 @@ from allocations.web import (
     assets,
     home,
     notices,
+    overrides,
     panel,
     people,
     policy,
@@ -52,6 +53,7 @@ def install(app: FastAPI, prefix: str) -> None:
         notices,
         panel,
         administration,
+        overrides,
         policy,
     ):
         pages.include_router(part.router)

@@ -50,6 +50,9 @@ DONE = {
     "suspended": "The allocation is suspended: nothing new starts on it, and nothing is renewed.",
     "resumed": "The allocation can be spent again.",
     "read": "Marked as read.",
+    "archived": "The allocation is archived, with all below it.",
+    "granted": "The override is in force.",
+    "ended": "The override has ended.",
 }
 ALLOCATION_BADGES = {"active": "ok", "expiring": "warn", "grace": "warn", "suspended": "bad"}
 RUN_BADGES = {"running": "ok", "succeeded": "ok", "admitted": "warn", "failed": "bad", "timed_out": "bad"}
@@ -92,6 +95,7 @@ NAVIGATION = (
     NavigationItem("Tokens", "/hub/token", Scope.READ, is_of_hub=True),
     NavigationItem("Review", "/review", Scope.REVIEW),
     NavigationItem("Allocations", "/admin/allocations", Scope.ADMIN),
+    NavigationItem("Overrides", "/admin/overrides", Scope.ADMIN),
     NavigationItem("Audit log", "/admin/audit", Scope.ADMIN),
     NavigationItem("Hub", "/hub/admin", Scope.ADMIN, is_of_hub=True),
 )

@@ -482,19 +482,6 @@ def test_a_notebook_that_is_not_one_is_a_page_that_offers_the_download(site: Sit
     assert download.headers["x-content-type-options"] == "nosniff"
 
 
-def test_an_administrator_suspends_and_resumes_with_a_reason(site: Site) -> None:
-    entry = site.accept("ann")
-    admin, path = site.browser("admin"), f"/admin/allocations/{entry}/state"
-    assert "Entry allocation of ann" in admin.get("/admin/allocations?find=ann").text
-    refused = admin.post(path, {"action": "suspend", "why": " "})
-    assert (refused.status_code, "A reason is needed" in refused.text) == (422, True)
-    assert admin.post(path, {"action": "suspend", "why": "Shared a token."}).status_code == 303
-    assert "suspended" in site.browser("ann").get("/").text
-    assert "Shared a token." in admin.get(f"/admin/audit?subject={entry}").text
-    assert admin.post(path, {"action": "resume", "why": "Explained."}).headers["location"].endswith("done=resumed")
-    assert site.browser("ann").post(path, {"action": "suspend", "why": "x"}).status_code == 403
-
-
 def test_the_audit_log_is_paged_and_filtered(site: Site) -> None:
     for number in range(60):
         site.accept(f"person{number}")

@@ -118,7 +118,7 @@ def test_closing_says_which_parts_end_too(site: Site, consortium: str) -> None:
     part(site, lensing, "Shear", 10, lead="ann")
     page = site.browser("lead").get(f"/allocations/{lensing}/close").text
     assert "1 part below it: Shear" in page
-    assert "nothing is running" in page
+    assert "what runs on it: nothing now" in page
 
 
 @pytest.mark.parametrize(
