@@ -11,7 +11,7 @@ from sqlalchemy import case, func, select
 
 from allocations.clock import MS_PER_DAY, MS_PER_SECOND, to_rfc3339
 from allocations.db.schema import journal, leases
-from allocations.errors import NotFoundError
+from allocations.errors import NotFoundError, UnknownAllocationError
 from allocations.leases.models import LeaseKind
 from allocations.leases.views import LeaseView, View
 from allocations.ledger.models import Account, Unit
@@ -340,6 +340,15 @@ class ReportService:
             if not (lease.person == actor.name or actor.admin or manages):
                 raise _no_lease(lease_id)
             return self.leases.views(connection, [lease])[0]
+
+    def may_see(self, actor: Actor, allocation_id: str) -> bool:
+        """Say whether a person belongs to an allocation (here or above) or is an administrator."""
+        with self.database.read() as connection:
+            try:
+                self._visible(connection, actor, allocation_id)
+            except UnknownAllocationError:
+                return False
+            return True
 
     def names(self, allocation_ids: Iterable[str]) -> dict[str, str]:
         """Return the names of allocations by id, to show with what a person was offered."""

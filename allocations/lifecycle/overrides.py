@@ -13,8 +13,6 @@ from allocations.lifecycle.models import MANAGING_ROLES, Override, OverrideLimit
 from allocations.outbox import Notice, NoticeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from sqlalchemy import Connection
 
     from allocations.clock import Clock
@@ -114,13 +112,6 @@ class OverrideService:
             raise NotAllowedError("Only administrators may see every override.", "Write to them.")
         with self.database.read() as connection:
             return self.overrides.all_in_force(connection, self.clock.now_ms())
-
-    def names(self, overrides: Iterable[Override]) -> dict[str, str]:
-        """Return the names of the allocations that overrides are for, by id."""
-        ids = [one.subject for one in overrides if one.subject_kind is OverrideSubject.ALLOCATION]
-        with self.database.read() as connection:
-            found = self.allocations.with_ancestors(connection, ids) if ids else {}
-            return {allocation_id: found[allocation_id].name for allocation_id in ids}
 
     # ------------------------------------------------------------------ inside
 

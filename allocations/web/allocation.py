@@ -10,7 +10,7 @@ from fastapi.responses import Response
 
 from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
-from allocations.errors import AllocationsError, UnknownAllocationError
+from allocations.errors import AllocationsError
 from allocations.ledger.models import Unit
 from allocations.lifecycle.models import MANAGING_ROLES, USABLE_STATES, AllocationState, MemberRole
 from allocations.web.figures import spent_by_person, tree_of, usage_of
@@ -86,7 +86,7 @@ def _show(
         hours=[balance for balance in detail.balances if balance.unit is not Unit.CREDITS],
         usages=usages,
         spent=spent_by_person(usages),
-        may_see_parent=found.parent is not None and _is_visible(services, reader, found.parent),
+        may_see_parent=found.parent is not None and services.reports.may_see(reader.actor, found.parent),
         may_change=may_change,
         may_divide=may_change and tier.sub_allocations and found.state in USABLE_STATES,
         may_report=(
@@ -102,11 +102,3 @@ def _show(
         typed=typed,
         key=new_key(),
     )
-
-
-def _is_visible(services: Wired, reader: Identity, allocation_id: str) -> bool:
-    try:
-        services.reports.require_visible(reader.actor, allocation_id)
-    except UnknownAllocationError:
-        return False
-    return True

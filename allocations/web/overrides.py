@@ -118,7 +118,9 @@ def _overrides(
         "overrides.html",
         error=error,
         overrides=overrides,
-        names=services.overrides.names(overrides),
+        names=services.reports.names(
+            one.subject for one in overrides if one.subject_kind is OverrideSubject.ALLOCATION
+        ),
         typed=typed,
         days_max=DAYS_MAX,
     )

@@ -44,7 +44,6 @@ def revoke(request: Request, allocation_id: str, invitation_id: str, services: W
             raise NotFoundError("That invitation waits for no answer any more.", "Look at who is invited now.")
         services.members.revoke(sent.identity.actor, invitation_id)
 
-    services.reports.require_visible(sent.identity.actor, allocation_id)
     return after(request, services, sent, allocation_id, carry_out, "revoke", "revoked")
 
 
@@ -76,7 +75,6 @@ def change_member(request: Request, allocation_id: str, services: Wired, sent: R
     """Change a member's role and caps."""
     person = sent.text("person")
     try:
-        services.reports.require_visible(sent.identity.actor, allocation_id)
         services.members.change(sent.identity.actor, allocation_id, person, role=_role(sent), **_caps(sent))
     except AllocationsError as error:
         return _member_page(request, services, sent.identity, allocation_id, person, error, sent)
@@ -106,7 +104,6 @@ def show_leaving(request: Request, allocation_id: str, services: Wired, requeste
 def leave(request: Request, allocation_id: str, services: Wired, sent: RequesterForm) -> Response:
     """Leave an allocation."""
     try:
-        services.reports.require_visible(sent.identity.actor, allocation_id)
         services.members.remove(sent.identity.actor, allocation_id, sent.identity.name)
     except AllocationsError as error:
         return _leaving_page(request, services, sent.identity, allocation_id, error)

@@ -55,7 +55,6 @@ def divide(request: Request, allocation_id: str, services: Wired, sent: Requeste
             idempotency_key=sent.key() or None,
         )
 
-    services.reports.require_visible(sent.identity.actor, allocation_id)
     return after(request, services, sent, allocation_id, carry_out, "divide", "divided")
 
 
