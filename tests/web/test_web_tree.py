@@ -117,7 +117,12 @@ def test_closing_says_which_parts_end_too(site: Site, consortium: str) -> None:
     lensing = part(site, consortium, "Lensing")
     part(site, lensing, "Shear", 10, lead="ann")
     page = site.browser("lead").get(f"/allocations/{lensing}/close").text
-    assert "1 part below it: Shear" in page
+    assert "1 part below it: Shear<" in page
+    for number in range(12):
+        part(site, lensing, f"Field {number:02d}", 1)
+    page = site.browser("lead").get(f"/allocations/{lensing}/close").text
+    assert "13 parts below it: Shear, Field 00, " in page
+    assert "Field 08 and 3 more<" in page
     assert "what runs on it: nothing now" in page
 
 
