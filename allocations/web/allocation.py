@@ -70,6 +70,7 @@ def _show(
     tier = services.policy.tier(found.tier)
     usages = usage_of(detail.charges)
     may_change = detail.may_manage and reader.has(Scope.REQUEST)
+    is_open = may_change and found.state not in OVER_STATES
 
     def typed(of_form: str, field: str, otherwise: str = "") -> str:
         """Return what was typed into a field of the form that failed."""
@@ -95,8 +96,8 @@ def _show(
             and found.parent is None
             and found.instalments_released < found.instalments
         ),
-        invitations=services.members.invitations_on(reader.actor, allocation_id) if may_change else [],
-        may_invite=may_change and tier.people_max != 1 and found.state not in OVER_STATES,
+        invitations=services.members.invitations_on(reader.actor, allocation_id) if is_open else [],
+        may_invite=is_open and tier.people_max != 1,
         may_leave=found.role is not None and reader.has(Scope.REQUEST),
         roles=list(MemberRole),
         typed=typed,

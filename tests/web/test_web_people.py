@@ -76,6 +76,7 @@ def test_an_invitation_to_an_allocation_that_is_over_is_not_shown(site: Site, co
     assert "Invitation to" not in site.browser("bob").get("/").text
     page = site.browser("lead").get(f"/allocations/{consortium}").text
     assert "Invite a person" not in page
+    assert "Who has not answered yet" not in page
 
 
 @pytest.mark.parametrize(
