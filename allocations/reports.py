@@ -11,7 +11,7 @@ from sqlalchemy import case, func, select
 
 from allocations.clock import MS_PER_DAY, MS_PER_SECOND, to_rfc3339
 from allocations.db.schema import journal, leases
-from allocations.errors import NotFoundError
+from allocations.errors import NotFoundError, UnknownAllocationError
 from allocations.leases.models import LeaseKind
 from allocations.leases.views import LeaseView, View
 from allocations.ledger.models import Account, Unit
@@ -41,6 +41,7 @@ JOURNAL_PAGE = 50
 PACE_DAYS = 14
 PROJECTED_DAYS_MAX = 36_500
 AUDIT_PAGE = 100
+ALLOCATIONS_PAGE = 50
 
 
 class AllocationView(View):
@@ -283,12 +284,14 @@ class ReportService:
                 for allocation, role in self.allocations.of_person(connection, person)
             ]
 
-    def all_allocations(self) -> list[AllocationView]:
-        """Return every allocation, for administrators."""
+    def find_allocations(self, wanted: str, start: int = 0) -> tuple[list[AllocationView], int]:
+        """Return a page of the allocations whose name, id, tier or state contains a text, and how many do.
+
+        For administrators; oldest first, from the `start`th on.
+        """
         with self.database.read() as connection:
-            return [
-                self._allocation_view(connection, allocation, None) for allocation in self.allocations.all(connection)
-            ]
+            found, number = self.allocations.found(connection, wanted, start, ALLOCATIONS_PAGE)
+            return [self._allocation_view(connection, allocation, None) for allocation in found], number
 
     def allocation(self, actor: Actor, allocation_id: str) -> AllocationDetail:
         """Return an allocation that the person belongs to (here or above), or any one for an administrator.
@@ -337,6 +340,15 @@ class ReportService:
             if not (lease.person == actor.name or actor.admin or manages):
                 raise _no_lease(lease_id)
             return self.leases.views(connection, [lease])[0]
+
+    def may_see(self, actor: Actor, allocation_id: str) -> bool:
+        """Say whether a person belongs to an allocation (here or above) or is an administrator."""
+        with self.database.read() as connection:
+            try:
+                self._visible(connection, actor, allocation_id)
+            except UnknownAllocationError:
+                return False
+            return True
 
     def names(self, allocation_ids: Iterable[str]) -> dict[str, str]:
         """Return the names of allocations by id, to show with what a person was offered."""

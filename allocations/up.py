@@ -196,7 +196,7 @@ class Platform:
         database = Database(self._database_url)
         upgrade(database)
         services = make_services(database, policy, self._state / "runs")
-        if not services.reports.all_allocations():
+        if not services.reports.find_allocations("")[1]:
             panel_tier = next(tier for tier in policy.tiers if tier.sub_allocations)
             with database.write() as connection:
                 opened = services.lifecycle.open(
@@ -207,7 +207,8 @@ class Platform:
                     actor=PLATFORM,
                     why="opened for trying with a new local installation",
                 )
-            services.members.add(Actor(PLATFORM, admin=True), opened.id, "researcher", MemberRole.MEMBER)
+            invited = services.members.invite(Actor(PLATFORM, admin=True), opened.id, "researcher", MemberRole.MEMBER)
+            services.members.answer(Actor("researcher"), invited.id, accept=True)
         database.dispose()
 
     def _require_known_hub_database(self) -> None:

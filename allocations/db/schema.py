@@ -93,6 +93,10 @@ invitations = Table(
     Column("created_at_ms", BigInteger, nullable=False),
     Column("ends_at_ms", BigInteger, nullable=False),
     Column("answered_at_ms", BigInteger),
+    # What the place lets them run at once, as of a member.
+    Column("servers_max", Integer),
+    Column("cores_max", Integer),
+    Column("gpus_max", Integer),
     Index(
         "uq_invitations_pending",
         "allocation_id",

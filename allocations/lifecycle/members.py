@@ -23,7 +23,7 @@ from allocations.lifecycle.models import (
 from allocations.outbox import Notice, NoticeKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from sqlalchemy import Connection
 
@@ -38,9 +38,18 @@ if TYPE_CHECKING:
 
 PERSON_LENGTH_MAX = 100
 INVITATION_DAYS = 30
+CAP_MAX = 1_000_000
 _OVER = frozenset({AllocationState.ARCHIVED, AllocationState.CLOSED})
 Cap = int | None | Literal["keep"]
 """What a member may run at once: a number, None for as much as everybody, or as it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """An invitation, and the allocation that it is a place in."""
+
+    invitation: Invitation
+    allocation: Allocation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,9 +69,24 @@ class MemberService:
     invitations: InvitationStore
     authority: Authority
 
-    def invite(self, actor: Actor, allocation_id: str, person: str, role: MemberRole) -> Invitation:
-        """Offer a person a place for 30 days; while they have not answered, the same again is the same invitation."""
+    def invite(
+        self,
+        actor: Actor,
+        allocation_id: str,
+        person: str,
+        role: MemberRole,
+        *,
+        servers_max: int | None = None,
+        cores_max: int | None = None,
+        gpus_max: int | None = None,
+    ) -> Invitation:
+        """Offer a person a place for 30 days; while they have not answered, the same again is the same invitation.
+
+        What it lets them run at once binds from the moment in which they accept.
+        """
         person = require_person(person)
+        caps = {"servers_max": servers_max, "cores_max": cores_max, "gpus_max": gpus_max}
+        _require_caps(caps)
         with self.database.write() as connection:
             self.authority.managed(connection, actor, allocation_id)
             self.ledger.lock(connection, [allocation_id])
@@ -70,7 +94,7 @@ class MemberService:
             if self.allocations.member(connection, allocation_id, person) is not None:
                 raise InvalidInputError(f"{person} is a member already.", "Change the role instead.")
             for pending in self.invitations.pending_on(connection, allocation_id, self.clock.now_ms()):
-                if pending.person == person and pending.role is role:
+                if pending.person == person and pending.role is role and _caps_of(pending) == caps:
                     return pending
                 if pending.person == person:
                     raise InvalidInputError(
@@ -78,10 +102,16 @@ class MemberService:
                         "Revoke that invitation first.",
                     )
             self._require_place(connection, allocation, person)
-            return self.offer(connection, actor, allocation, person, role)
+            return self.offer(connection, actor, allocation, person, role, **caps)
 
     def offer(
-        self, connection: Connection, actor: Actor, allocation: Allocation, person: str, role: MemberRole
+        self,
+        connection: Connection,
+        actor: Actor,
+        allocation: Allocation,
+        person: str,
+        role: MemberRole,
+        **caps: int | None,
     ) -> Invitation:
         """Write an invitation and tell the person, as a part of the caller's transaction, which has checked it."""
         now_ms = self.clock.now_ms()
@@ -95,9 +125,13 @@ class MemberService:
             state=InvitationState.PENDING,
             created_at_ms=now_ms,
             ends_at_ms=now_ms + INVITATION_DAYS * MS_PER_DAY,
+            **caps,
         )
         self.invitations.add(connection, invitation)
-        self.authority.record(connection, actor.name, "member.invite", allocation.id, person=person, role=role)
+        set_caps = {name: cap for name, cap in caps.items() if cap is not None}
+        self.authority.record(
+            connection, actor.name, "member.invite", allocation.id, person=person, role=role, caps=set_caps
+        )
         details = {"name": allocation.name, "role": role, "by": actor.name}
         self.authority.tell(connection, Notice(person, NoticeKind.INVITED, invitation.id, details=details))
         return invitation
@@ -110,7 +144,8 @@ class MemberService:
             now_ms = self.clock.now_ms()
             if accept:
                 self._living(connection, allocation.id)
-                self.allocations.add_member(connection, Member(allocation.id, actor.name, invitation.role, now_ms))
+                place = Member(allocation.id, actor.name, invitation.role, now_ms, **_caps_of(invitation))
+                self.allocations.add_member(connection, place)
                 self._relieve(connection, allocation, invitation)
             state = InvitationState.ACCEPTED if accept else InvitationState.REFUSED
             self.invitations.end(connection, invitation_id, state, now_ms)
@@ -148,11 +183,25 @@ class MemberService:
         with self.database.read() as connection:
             return self.invitations.pending_of(connection, person, self.clock.now_ms())
 
+    def offers_to(self, person: str) -> list[Offer]:
+        """Return what waits for a person's answer and can be accepted, oldest first, with what it is a place in."""
+        with self.database.read() as connection:
+            pending = self.invitations.pending_of(connection, person, self.clock.now_ms())
+            offers = [Offer(one, self.authority.find(connection, one.allocation_id)) for one in pending]
+            return [offer for offer in offers if offer.allocation.state not in _OVER]
+
     def invitations_on(self, actor: Actor, allocation_id: str) -> list[Invitation]:
         """Return an allocation's invitations that wait for an answer, oldest first; leads and managers only."""
         with self.database.read() as connection:
             self.authority.managed(connection, actor, allocation_id)
             return self.invitations.pending_on(connection, allocation_id, self.clock.now_ms())
+
+    def people_below(self, actor: Actor, allocation_id: str) -> list[str]:
+        """Return who belongs to an allocation or a part of it, by name; leads and managers only."""
+        with self.database.read() as connection:
+            allocation = self.authority.managed(connection, actor, allocation_id)
+            nodes = [node.id for node in self.allocations.subtree(connection, allocation)]
+            return sorted({member.person for member in self.allocations.members(connection, nodes)})
 
     def add(self, actor: Actor, allocation_id: str, person: str, role: MemberRole) -> None:
         """Add a person without asking, or change the role of one who is a member already."""
@@ -185,8 +234,7 @@ class MemberService:
         """Change a member's role, and what the member may run at once; leads and managers only."""
         asked = {"servers_max": servers_max, "cores_max": cores_max, "gpus_max": gpus_max}
         caps: dict[str, int | None] = {name: cap for name, cap in asked.items() if cap != "keep"}
-        if any(cap is not None and cap < 0 for cap in caps.values()):
-            raise InvalidInputError("A cap is 0 or more.", "Enter 0 or more, or nothing for no cap.")
+        _require_caps(caps)
         with self.database.write() as connection:
             self.authority.managed(connection, actor, allocation_id)
             self.ledger.lock(connection, [allocation_id])
@@ -302,3 +350,18 @@ def require_person(person: str) -> str:
     if not 0 < len(cleaned) <= PERSON_LENGTH_MAX or not cleaned.isprintable():
         raise InvalidInputError("That is not a user name.", "Enter the name with which the person signs in.")
     return cleaned
+
+
+def _caps_of(invitation: Invitation) -> dict[str, int | None]:
+    return {
+        "servers_max": invitation.servers_max,
+        "cores_max": invitation.cores_max,
+        "gpus_max": invitation.gpus_max,
+    }
+
+
+def _require_caps(caps: Mapping[str, int | None]) -> None:
+    if any(cap is not None and not 0 <= cap <= CAP_MAX for cap in caps.values()):
+        raise InvalidInputError(
+            f"A cap lies between 0 and {CAP_MAX:,}.", "Enter a number within that, or nothing for no cap."
+        )

@@ -187,7 +187,7 @@ class InvitationState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """A place in an allocation that is offered to a person until `ends_at_ms`."""
+    """A place in an allocation, with what it lets run at once, that is offered to a person until `ends_at_ms`."""
 
     id: str
     allocation_id: str
@@ -198,6 +198,9 @@ class Invitation:
     created_at_ms: int
     ends_at_ms: int
     answered_at_ms: int | None = None
+    servers_max: int | None = None
+    cores_max: int | None = None
+    gpus_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The administrators' pages: every allocation with suspension, and the audit log."""
+"""The administrators' pages: every allocation, what they may do to it, and the audit log."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from fastapi.responses import Response
 from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
 from allocations.errors import AllocationsError, InvalidInputError
-from allocations.lifecycle.models import USABLE_STATES, AllocationState
-from allocations.reports import AUDIT_PAGE
+from allocations.lifecycle.models import ALLOCATION_TRANSITIONS, AllocationAction, AllocationState
+from allocations.reports import ALLOCATIONS_PAGE, AUDIT_PAGE
+from allocations.web.ending import ending
 from allocations.web.render import page, see
 from allocations.web.session import Sent, form_needs, page_needs
 
 router = APIRouter(prefix="/admin")
 Administrator = Annotated[Identity, Depends(page_needs(Scope.ADMIN))]
-ALLOCATIONS_PAGE = 100
 ENTRY_ID_MAX = 2**63 - 1
+DONE_NOW = {
+    AllocationAction.SUSPEND: "suspended",
+    AllocationAction.RESUME: "resumed",
+    AllocationAction.ARCHIVE: "archived",
+    AllocationAction.CLOSE: "closed",
+}
 
 
 @router.get("/allocations")
@@ -30,7 +36,22 @@ def show_allocations(
     start: Annotated[int, Query(ge=0, le=ENTRY_ID_MAX)] = 0,
 ) -> Response:
     """Show all allocations, or those whose name, id, tier or state contains what is looked for."""
-    return _allocations(request, services, find, start)
+    found, count = services.reports.find_allocations(find.replace("\0", "").strip(), start)
+    return page(
+        request,
+        "allocations.html",
+        allocations=found,
+        count=count,
+        find=find,
+        start=start,
+        size=ALLOCATIONS_PAGE,
+    )
+
+
+@router.get("/allocations/{allocation_id}")
+def show_allocation(request: Request, allocation_id: str, services: Wired, administrator: Administrator) -> Response:
+    """Show what an administrator may do to an allocation now, and what it ends."""
+    return _allocation(request, services, administrator, allocation_id)
 
 
 @router.post("/allocations/{allocation_id}/state")
@@ -40,18 +61,24 @@ def change_state(
     services: Wired,
     sent: Annotated[Sent, Depends(form_needs(Scope.ADMIN))],
 ) -> Response:
-    """Suspend or resume an allocation, with the reason that the audit log keeps."""
+    """Suspend, resume, archive or close an allocation, with the reason that the audit log keeps."""
     actor, action, why = sent.identity.actor, sent.text("action"), sent.text("why")
+    part_of = services.reports.allocation(actor, allocation_id).allocation.parent
+    # A part is closed as its leads would close it: what it has not used is then given back.
+    close = services.lifecycle.close if part_of is None else services.tree.close
+    actions = {
+        AllocationAction.SUSPEND: services.lifecycle.suspend,
+        AllocationAction.RESUME: services.lifecycle.resume,
+        AllocationAction.ARCHIVE: services.lifecycle.archive,
+        AllocationAction.CLOSE: close,
+    }
     try:
-        if action == "suspend":
-            services.lifecycle.suspend(actor, allocation_id, why)
-        elif action == "resume":
-            services.lifecycle.resume(actor, allocation_id, why)
-        else:
-            raise InvalidInputError("No action is chosen.", "Suspend or resume the allocation.")
+        if action not in actions:
+            raise InvalidInputError("No action is chosen.", "Choose one of the buttons.")
+        actions[AllocationAction(action)](actor, allocation_id, why)
     except AllocationsError as error:
-        return _allocations(request, services, allocation_id, 0, error, why)
-    return see(request, "/admin/allocations", f"{action.removesuffix('e')}ed")
+        return _allocation(request, services, sent.identity, allocation_id, error, action, why)
+    return see(request, f"/admin/allocations/{allocation_id}", DONE_NOW[AllocationAction(action)])
 
 
 @router.get("/audit")
@@ -69,30 +96,24 @@ def show_audit(
     return page(request, "audit.html", entries=entries, subject=subject, older=older, is_first=before is None)
 
 
-def _allocations(
+def _allocation(
     request: Request,
     services: Wired,
-    find: str,
-    start: int,
+    administrator: Identity,
+    allocation_id: str,
     error: AllocationsError | None = None,
+    action: str = "",
     why: str = "",
 ) -> Response:
-    wanted = find.strip().lower()
-    found = [
-        allocation
-        for allocation in services.reports.all_allocations()
-        if wanted in f"{allocation.name}\n{allocation.id}\n{allocation.tier_title}\n{allocation.state}".lower()
-    ]
+    detail = services.reports.allocation(administrator.actor, allocation_id)
+    state = AllocationState(detail.allocation.state)
     return page(
         request,
-        "allocations.html",
+        "administered_allocation.html",
         error=error,
-        allocations=found[start : start + ALLOCATIONS_PAGE],
-        count=len(found),
-        find=find,
-        start=start,
-        size=ALLOCATIONS_PAGE,
-        usable_states=USABLE_STATES,
-        suspended=AllocationState.SUSPENDED,
-        why=why,
+        found=detail.allocation,
+        members=detail.members,
+        actions=[one for one in DONE_NOW if state in ALLOCATION_TRANSITIONS[one].sources],
+        ends=ending(services, administrator, detail),
+        why=lambda of_action: why if of_action == action else "",
     )

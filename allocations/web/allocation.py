@@ -1,4 +1,4 @@
-"""An allocation's page: its tree, members and charges, and the forms of its leads and managers."""
+"""An allocation's page: its parts, members, what runs and charges, and the forms of its leads and managers."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from fastapi.responses import Response
 
 from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
-from allocations.errors import AllocationsError, InvalidInputError
-from allocations.lifecycle.models import MANAGING_ROLES, USABLE_STATES, MemberRole
-from allocations.web.figures import spent_by_person, usage_of
-from allocations.web.forms import to_microcredits
+from allocations.errors import AllocationsError
+from allocations.ledger.models import Unit
+from allocations.lifecycle.models import MANAGING_ROLES, USABLE_STATES, AllocationState, MemberRole
+from allocations.web.figures import spent_by_person, tree_of, usage_of
 from allocations.web.render import new_key, page, see
 from allocations.web.session import Sent, form_needs, page_needs
 
 router = APIRouter(prefix="/allocations/{allocation_id}")
+OVER_STATES = frozenset({AllocationState.ARCHIVED, AllocationState.CLOSED})
 Reader = Annotated[Identity, Depends(page_needs(Scope.READ))]
 RequesterForm = Annotated[Sent, Depends(form_needs(Scope.REQUEST))]
 
@@ -28,58 +29,6 @@ def show_allocation(request: Request, allocation_id: str, services: Wired, reade
     return _show(request, services, reader, allocation_id)
 
 
-@router.post("/suballocations")
-def divide(request: Request, allocation_id: str, services: Wired, sent: RequesterForm) -> Response:
-    """Open a sub-allocation."""
-
-    def carry_out() -> None:
-        services.tree.divide(
-            sent.identity.actor,
-            allocation_id,
-            name=sent.text("name"),
-            microcredits=to_microcredits(sent.text("credits"), "Credits"),
-            guaranteed=sent.text("kind") != "capped",
-            lead=sent.text("lead"),
-            idempotency_key=sent.key() or None,
-        )
-
-    return _after(request, services, sent, allocation_id, carry_out, "divide", "divided")
-
-
-@router.post("/suballocations/{child_id}/share")
-def change_share(request: Request, allocation_id: str, child_id: str, services: Wired, sent: RequesterForm) -> Response:
-    """Set a sub-allocation's limit."""
-
-    def carry_out() -> None:
-        share = to_microcredits(sent.text("credits"), "Credits")
-        services.tree.change_share(sent.identity.actor, child_id, share)
-
-    return _after(request, services, sent, allocation_id, carry_out, f"share-{child_id}", "share")
-
-
-@router.post("/members")
-def put_member(request: Request, allocation_id: str, services: Wired, sent: RequesterForm) -> Response:
-    """Add a person, or change a member's role."""
-
-    def carry_out() -> None:
-        role = sent.text("role")
-        if role not in set(MemberRole):
-            raise InvalidInputError(f"There is no role {role!r}.", "Choose one of the list.")
-        services.members.add(sent.identity.actor, allocation_id, sent.text("person"), MemberRole(role))
-
-    return _after(request, services, sent, allocation_id, carry_out, "member", "member")
-
-
-@router.post("/members/remove")
-def remove_member(request: Request, allocation_id: str, services: Wired, sent: RequesterForm) -> Response:
-    """Remove a person."""
-
-    def carry_out() -> None:
-        services.members.remove(sent.identity.actor, allocation_id, sent.text("person"))
-
-    return _after(request, services, sent, allocation_id, carry_out, "remove", "removed")
-
-
 @router.post("/progress")
 def report_progress(request: Request, allocation_id: str, services: Wired, sent: RequesterForm) -> Response:
     """Ask for the next instalment with a short report."""
@@ -87,10 +36,10 @@ def report_progress(request: Request, allocation_id: str, services: Wired, sent:
     def carry_out() -> None:
         services.requests.report_progress(sent.identity.actor, allocation_id, sent.text("report"), sent.key() or None)
 
-    return _after(request, services, sent, allocation_id, carry_out, "report", "reported")
+    return after(request, services, sent, allocation_id, carry_out, "report", "reported")
 
 
-def _after(
+def after(
     request: Request,
     services: Wired,
     sent: Sent,
@@ -120,8 +69,8 @@ def _show(
     found = detail.allocation
     tier = services.policy.tier(found.tier)
     usages = usage_of(detail.charges)
-    own = {allocation.id for allocation in services.reports.allocations_of(reader.name)}
     may_change = detail.may_manage and reader.has(Scope.REQUEST)
+    is_open = may_change and found.state not in OVER_STATES
 
     def typed(of_form: str, field: str, otherwise: str = "") -> str:
         """Return what was typed into a field of the form that failed."""
@@ -134,9 +83,11 @@ def _show(
         detail=detail,
         found=found,
         tier=tier,
+        top=tree_of(detail.tree),
+        hours=[balance for balance in detail.balances if balance.unit is not Unit.CREDITS],
         usages=usages,
         spent=spent_by_person(usages),
-        may_see_parent=found.parent is not None and (reader.has(Scope.ADMIN) or found.parent in own),
+        may_see_parent=found.parent is not None and services.reports.may_see(reader.actor, found.parent),
         may_change=may_change,
         may_divide=may_change and tier.sub_allocations and found.state in USABLE_STATES,
         may_report=(
@@ -145,6 +96,9 @@ def _show(
             and found.parent is None
             and found.instalments_released < found.instalments
         ),
+        invitations=services.members.invitations_on(reader.actor, allocation_id) if is_open else [],
+        may_invite=is_open and tier.people_max != 1,
+        may_leave=found.role is not None and reader.has(Scope.REQUEST),
         roles=list(MemberRole),
         typed=typed,
         key=new_key(),

@@ -11,7 +11,7 @@ from allocations.runs.models import ACTIVE_STATES
 from allocations.web.formats import to_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from allocations.leases.views import LeaseView
     from allocations.reports import AllocationView, JournalEntryView
@@ -36,6 +36,51 @@ class Bar:
         held = min(100.0 - spent, 100 * allocation.held_microcredits / limit)
         is_low = allocation.available_microcredits * 100 < allocation.limit_microcredits * LOW_BALANCE_PERCENT
         return cls(round(spent, 2), round(held, 2), is_low)
+
+
+@dataclass(frozen=True, slots=True)
+class TreeBar:
+    """A node of the picture of a tree, in percent of the picture's width, below its parent's bar.
+
+    `start` and `width` say where the node's limit lies, `spent` and `held` how much of the width they fill.
+    """
+
+    node: AllocationView
+    start: float
+    width: float
+    spent: float
+    held: float
+    is_low: bool
+    parts: tuple[TreeBar, ...]
+
+
+def tree_of(tree: Sequence[AllocationView]) -> TreeBar:
+    """Draw an allocation and all below it, given parents first.
+
+    Parts lie side by side below what they are parts of, in proportion to their limits; where these come to more than
+    the whole, which capped ones may, all are drawn smaller by the same factor.
+    """
+    return _tree_bar(tree[0], tree, 0.0, 100.0)
+
+
+def _tree_bar(node: AllocationView, tree: Sequence[AllocationView], start: float, width: float) -> TreeBar:
+    bar = Bar.of(node)
+    below = [part for part in tree if part.parent == node.id]
+    whole = max(1, node.limit_microcredits, sum(part.limit_microcredits for part in below))
+    parts, at = [], start
+    for part in below:
+        share = width * part.limit_microcredits / whole
+        parts.append(_tree_bar(part, tree, at, share))
+        at += share
+    return TreeBar(
+        node=node,
+        start=round(start, 3),
+        width=round(width, 3),
+        spent=round(width * bar.spent / 100, 3),
+        held=round(width * bar.held / 100, 3),
+        is_low=bar.is_low,
+        parts=tuple(parts),
+    )
 
 
 def lease_cost(lease: LeaseView, now_ms: int) -> int:

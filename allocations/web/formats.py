@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from allocations.clock import MS_PER_DAY, MS_PER_SECOND, SECONDS_PER_DAY, from_datetime
+from allocations.ledger.models import Unit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,6 +17,7 @@ MICROCREDITS_PER_CREDIT = 1_000_000
 SECONDS_PER_MINUTE = 60
 SECONDS_PER_HOUR = 3600
 QUANTITIES = {"core_seconds": "core-hours", "gib_seconds": "GiB-hours", "gpu_seconds": "GPU-hours"}
+UNITS = {Unit.GPU_SECONDS: "GPU-hours", Unit.CORE_SECONDS: "Core-hours"}
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 
 

@@ -68,6 +68,19 @@ def to_whole(text: str, field: str) -> int:
     return int(cleaned)
 
 
+def to_whole_or_none(text: str, field: str) -> int | None:
+    """Read a whole number, or nothing."""
+    return to_whole(text, field) if text.strip() else None
+
+
+def to_whole_between(text: str, field: str, least: int, most: int) -> int | None:
+    """Read a whole number within bounds, or nothing."""
+    whole = to_whole_or_none(text, field)
+    if whole is not None and not least <= whole <= most:
+        raise _wrong(field, f"must lie between {least:,} and {most:,}", "Enter a number within that, or nothing.")
+    return whole
+
+
 def to_seconds(minutes: str, field: str) -> int:
     """Read whole minutes, above 0."""
     whole = to_whole(minutes, field)

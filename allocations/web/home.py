@@ -29,7 +29,14 @@ def show_home(request: Request, services: Wired, reader: Reader) -> Response:
     agreement = services.offers.agreement(reader.name)
     if not agreement.accepted:
         return RedirectResponse(f"{request.app.state.prefix}/agreement", 303)
-    return page(request, "home.html", live=_overview(request, services, reader))
+    offers = services.members.offers_to(reader.name)
+    return page(
+        request,
+        "home.html",
+        offers=offers,
+        may_answer=reader.has(Scope.REQUEST),
+        live=_overview(request, services, reader),
+    )
 
 
 @router.get("/live")

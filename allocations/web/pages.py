@@ -16,11 +16,14 @@ from allocations.web import (
     assets,
     home,
     notices,
+    overrides,
     panel,
+    people,
     policy,
     runs,
     session,
     submission,
+    tree,
 )
 from allocations.web.examples import ExampleNotebooks
 from allocations.web.failures import PageFailures
@@ -42,12 +45,15 @@ def install(app: FastAPI, prefix: str) -> None:
         session,
         home,
         allocation,
+        tree,
+        people,
         submission,
         runs,
         applications,
         notices,
         panel,
         administration,
+        overrides,
         policy,
     ):
         pages.include_router(part.router)

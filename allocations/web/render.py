@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from allocations.api.identity import Identity, Scope
+from allocations.clock import to_rfc3339
 from allocations.ids import random_id
 from allocations.web import figures, formats
 from allocations.web.forms import in_words_of_forms
@@ -26,8 +27,15 @@ DONE = {
     "accepted": "You have accepted the agreement.",
     "divided": "The sub-allocation is open.",
     "share": "The share is changed.",
-    "member": "The member is added, or has the new role.",
+    "moved": "The budget is moved.",
+    "closed": "It is closed, with all below it.",
+    "invited": "The invitation is sent. The person finds it on their home page.",
+    "revoked": "The invitation is revoked.",
+    "joined": "You have accepted the invitation: the allocation is among yours.",
+    "refused": "You have declined the invitation.",
+    "member": "The member's place is changed.",
     "removed": "The member is removed.",
+    "left": "You have left the allocation.",
     "reported": "The report is sent: a reviewer decides on the next instalment.",
     "draft": "The draft is kept. Nobody else reads it until you submit it.",
     "submitted": "The request is submitted: a reviewer reads it next.",
@@ -42,6 +50,9 @@ DONE = {
     "suspended": "The allocation is suspended: nothing new starts on it, and nothing is renewed.",
     "resumed": "The allocation can be spent again.",
     "read": "Marked as read.",
+    "archived": "The allocation is archived, with all below it.",
+    "granted": "The override is in force.",
+    "ended": "The override has ended.",
 }
 ALLOCATION_BADGES = {"active": "ok", "expiring": "warn", "grace": "warn", "suspended": "bad"}
 RUN_BADGES = {"running": "ok", "succeeded": "ok", "admitted": "warn", "failed": "bad", "timed_out": "bad"}
@@ -84,6 +95,7 @@ NAVIGATION = (
     NavigationItem("Tokens", "/hub/token", Scope.READ, is_of_hub=True),
     NavigationItem("Review", "/review", Scope.REVIEW),
     NavigationItem("Allocations", "/admin/allocations", Scope.ADMIN),
+    NavigationItem("Overrides", "/admin/overrides", Scope.ADMIN),
     NavigationItem("Audit log", "/admin/audit", Scope.ADMIN),
     NavigationItem("Hub", "/hub/admin", Scope.ADMIN, is_of_hub=True),
 )
@@ -103,6 +115,7 @@ _environment.filters |= {
     "duration": formats.to_duration,
     "moment": formats.to_moment,
     "day": formats.to_day,
+    "rfc3339": to_rfc3339,
     "plain_text": formats.without_ansi,
 }
 _environment.globals |= {
@@ -114,6 +127,7 @@ _environment.globals |= {
     "cells_percent": figures.cells_percent,
     "seconds_until": formats.seconds_until,
     "days_until": formats.days_until,
+    "unit_names": formats.UNITS,
     "allocation_badges": ALLOCATION_BADGES,
     "run_badges": RUN_BADGES,
     "request_badges": REQUEST_BADGES,

@@ -236,3 +236,19 @@ def test_only_administrators_suspend_and_they_say_why(bench: Bench) -> None:
         bench.services.lifecycle.suspend(ADMIN, entry, "misuse")
     bench.services.lifecycle.resume(ADMIN, entry, "a mistake")
     assert audit_of(bench, entry) == ["allocation.open", "allocation.suspend", "allocation.resume"]
+
+
+def test_allocations_are_found_by_what_they_are_called_and_are(bench: Bench) -> None:
+    root = bench.consortium()
+    for name in ("50 % of_it", "Shear"):
+        bench.clock.pass_seconds(1)
+        bench.services.tree.divide(LEAD, root, name=name, microcredits=1, guaranteed=True, lead="lead")
+    find = bench.services.reports.find_allocations
+    found, number = find("")
+    assert ([view.name for view in found][1:], number) == (["Deep fields", "50 % of_it", "Shear"], 4)
+    assert ([view.name for view in find("", 3)[0]], find("", 3)[1]) == (["Shear"], 4)
+    for wanted in ("sHEAR", "% OF_", "50 %"):
+        assert find(wanted)[1] == 1, wanted
+    assert find(root[2:])[1] == 1
+    assert find("consortium")[1] == 3
+    assert find("Sh_ar") == find("none") == ([], 0)

@@ -166,3 +166,19 @@ def test_who_is_removed_cannot_come_back_by_an_older_invitation(bench: Bench) ->
     bench.services.members.remove(LEAD, root, "ann")
     with pytest.raises(TransitionError, match="revoked"):
         bench.services.members.answer(ANN, invitation.id, accept=True)
+
+
+def test_an_invitation_carries_caps_that_bind_from_its_acceptance(bench: Bench) -> None:
+    root = bench.consortium()
+    members = bench.services.members
+    invitation = members.invite(LEAD, root, "ann", MemberRole.MEMBER, servers_max=1, gpus_max=0)
+    with pytest.raises(InvalidInputError, match="is invited as"):
+        members.invite(LEAD, root, "ann", MemberRole.MEMBER, servers_max=2)
+    with pytest.raises(InvalidInputError, match="A cap lies between"):
+        members.invite(LEAD, root, "bob", MemberRole.MEMBER, cores_max=2**31)
+    (offer,) = members.offers_to("ann")
+    assert (offer.invitation, offer.allocation.id) == (invitation, root)
+    members.answer(ANN, invitation.id, accept=True)
+    with bench.services.database.read() as connection:
+        (place,) = [one for one in members.allocations.members(connection, [root]) if one.person == "ann"]
+    assert (place.servers_max, place.cores_max, place.gpus_max) == (1, None, 0)

@@ -201,7 +201,7 @@ def test_a_division_during_a_closing_leaves_nothing_open(bench: Bench) -> None:
     bench.services.tree.close(LEAD, child, "over")
     thread.join()
     assert all(isinstance(error, TransitionError) for error in refused)
-    views = {view.id: view.state for view in bench.services.reports.all_allocations()}
+    views = {view.id: view.state for view in bench.services.reports.find_allocations("")[0]}
     assert {state for node, state in views.items() if node != root} <= {"closed", "active"}
     with bench.services.database.read() as connection:
         tree = bench.services.tree

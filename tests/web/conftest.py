@@ -19,6 +19,7 @@ from allocations.db.idempotency import IdempotencyKey
 from allocations.db.migrate import upgrade
 from allocations.factory import Services, make_services
 from allocations.lifecycle.authority import Actor
+from allocations.lifecycle.models import MemberRole
 from allocations.policy.loader import load_policy
 from allocations.runs.service import Submission
 
@@ -92,6 +93,11 @@ class Site:
         with self.services.database.write() as connection:
             found = self.services.policy.tier(tier)
             return self.services.lifecycle.open(connection, found, name, lead=lead, actor="t").id
+
+    def join(self, allocation: str, person: str, role: MemberRole = MemberRole.MEMBER, by: str = "lead") -> None:
+        """Invite a person and let them accept."""
+        invitation = self.services.members.invite(Actor(by), allocation, person, role)
+        self.services.members.answer(Actor(person), invitation.id, accept=True)
 
     def queue_run(self, person: str, allocation: str, **parameters: Any) -> str:
         """Queue a run of the small notebook and return its id."""

@@ -13,7 +13,6 @@ from allocations.app import PREFIX
 from allocations.db.idempotency import IdempotencyKey
 from allocations.leases.models import LeaseKind, LeaseRequest
 from allocations.lifecycle.authority import Actor
-from allocations.lifecycle.models import MemberRole
 from allocations.runs.models import Outcome, RunError, RunState
 from allocations.runs.service import Finish
 from tests.web.conftest import NOTEBOOK, START_MS
@@ -104,7 +103,7 @@ def test_names_titles_and_parameters_of_others_are_text(site: Site) -> None:
     child = site.services.tree.divide(
         Actor("lead"), consortium, name=HOSTILE, microcredits=CREDIT, guaranteed=True, lead=HOSTILE
     )
-    site.services.members.add(Actor("lead"), child, "ann", MemberRole.MEMBER)
+    site.join(child, "ann")
     run = site.queue_run("ann", entry, label=HOSTILE, listed=[HOSTILE])
     request = site.request("ann", title=HOSTILE, justification=HOSTILE)
     site.services.lifecycle.suspend(Actor("admin", admin=True), child, HOSTILE)
@@ -150,18 +149,19 @@ def test_what_others_have_looks_like_what_does_not_exist(site: Site) -> None:
 
 def test_a_member_sees_no_forms_and_no_charges_of_others(site: Site) -> None:
     consortium = site.open("consortium", "Deep fields", "lead")
-    site.services.members.add(Actor("lead"), consortium, "ann", MemberRole.MEMBER)
+    site.join(consortium, "ann")
     assert "Add a sub-allocation" in site.browser("lead").get(f"/allocations/{consortium}").text
     page = site.browser("ann").get(f"/allocations/{consortium}").text
     assert "Deep fields" in page
     assert "Add a" not in page
-    assert "Remove" not in page
-    response = site.browser("ann").post(f"/allocations/{consortium}/members", {"person": "bob", "role": "member"})
+    assert "Invite a person" not in page
+    assert "Change" not in page
+    response = site.browser("ann").post(f"/allocations/{consortium}/invitations", {"person": "bob", "role": "member"})
     assert response.status_code == 403
     assert "Only leads and managers" in response.text
 
 
-def test_a_lead_divides_changes_a_share_and_manages_members(site: Site) -> None:
+def test_a_lead_divides_and_changes_a_share(site: Site) -> None:
     consortium = site.open("consortium", "Deep fields", "lead")
     browser, path = site.browser("lead"), f"/allocations/{consortium}"
     child = {"name": "Supernovae", "credits": "12.5", "kind": "guaranteed", "lead": "ann", "key": "form-1"}
@@ -172,12 +172,8 @@ def test_a_lead_divides_changes_a_share_and_manages_members(site: Site) -> None:
     site.services.members.answer(Actor("ann"), invited.id, accept=True)
     (node,) = [one for one in site.services.reports.allocations_of("ann") if one.parent == consortium]
     assert node.limit_microcredits == 12_500_000
-    assert browser.post(f"{path}/suballocations/{node.id}/share", {"credits": "20"}).status_code == 303
-    assert browser.post(f"{path}/members", {"person": "bob", "role": "manager"}).status_code == 303
+    assert browser.post(f"/allocations/{node.id}/share", {"credits": "20"}).status_code == 303
     assert site.services.reports.allocations_of("ann")[0].limit_microcredits == 20 * CREDIT
-    assert [one.role for one in site.services.reports.allocations_of("bob")] == ["manager"]
-    assert browser.post(f"{path}/members/remove", {"person": "bob"}).status_code == 303
-    assert site.services.reports.allocations_of("bob") == []
 
 
 @pytest.mark.parametrize(
@@ -484,19 +480,6 @@ def test_a_notebook_that_is_not_one_is_a_page_that_offers_the_download(site: Sit
     download = browser.get(f"/runs/{run}/notebook.ipynb")
     assert download.headers["content-disposition"] == "attachment; filename*=utf-8''mine.ipynb"
     assert download.headers["x-content-type-options"] == "nosniff"
-
-
-def test_an_administrator_suspends_and_resumes_with_a_reason(site: Site) -> None:
-    entry = site.accept("ann")
-    admin, path = site.browser("admin"), f"/admin/allocations/{entry}/state"
-    assert "Entry allocation of ann" in admin.get("/admin/allocations?find=ann").text
-    refused = admin.post(path, {"action": "suspend", "why": " "})
-    assert (refused.status_code, "A reason is needed" in refused.text) == (422, True)
-    assert admin.post(path, {"action": "suspend", "why": "Shared a token."}).status_code == 303
-    assert "suspended" in site.browser("ann").get("/").text
-    assert "Shared a token." in admin.get(f"/admin/audit?subject={entry}").text
-    assert admin.post(path, {"action": "resume", "why": "Explained."}).headers["location"].endswith("done=resumed")
-    assert site.browser("ann").post(path, {"action": "suspend", "why": "x"}).status_code == 403
 
 
 def test_the_audit_log_is_paged_and_filtered(site: Site) -> None:

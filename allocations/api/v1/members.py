@@ -20,12 +20,15 @@ Cap = Annotated[int | None, Field(ge=0, lt=2**31, description="null for as much 
 
 
 class InviteBody(Body):
-    """A person and the role that is offered."""
+    """A person, the role that is offered, and what it lets the person run at once."""
 
-    model_config = example(person="bob", role="manager")
+    model_config = example(person="bob", role="manager", cores_max=64)
 
     person: str
     role: MemberRole = MemberRole.MEMBER
+    servers_max: Cap = None
+    cores_max: Cap = None
+    gpus_max: Cap = None
 
 
 class MemberChangeBody(Body):
@@ -72,7 +75,16 @@ class InvitationList(View):
 @router.post("/allocations/{allocation_id}/invitations", status_code=201)
 def invite(allocation_id: str, body: InviteBody, services: Wired, caller: Requester) -> InvitationView:
     """Invite a person, who becomes a member by accepting; leads and managers only."""
-    return _view(services, services.members.invite(caller.actor, allocation_id, body.person, body.role))
+    invitation = services.members.invite(
+        caller.actor,
+        allocation_id,
+        body.person,
+        body.role,
+        servers_max=body.servers_max,
+        cores_max=body.cores_max,
+        gpus_max=body.gpus_max,
+    )
+    return _view(services, invitation)
 
 
 @router.get("/allocations/{allocation_id}/invitations")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import bindparam, delete, insert, select, update
+from sqlalchemy import bindparam, delete, func, insert, or_, select, update
 
 from allocations.db import schema
 from allocations.lifecycle.models import (
@@ -104,6 +104,28 @@ class AllocationStore:
             )
         )
         return [_allocation(row) for row in rows]
+
+    def found(self, connection: Connection, wanted: str, start: int, count_max: int) -> tuple[list[Allocation], int]:
+        """Return some of the allocations whose name, id, tier or state contains a text, oldest first, and their number.
+
+        Case does not count; the others stay in the database.
+        """
+        columns = (
+            schema.allocations.c.name,
+            schema.allocations.c.id,
+            schema.allocations.c.tier,
+            schema.allocations.c.state,
+        )
+        contains = or_(*(column.icontains(wanted, autoescape=True) for column in columns))
+        number = connection.execute(select(func.count()).select_from(schema.allocations).where(contains)).scalar_one()
+        rows = connection.execute(
+            select(schema.allocations)
+            .where(contains)
+            .order_by(schema.allocations.c.created_at_ms, schema.allocations.c.depth, schema.allocations.c.id)
+            .offset(start)
+            .limit(count_max)
+        )
+        return [_allocation(row) for row in rows], number
 
     def children(self, connection: Connection, allocation_id: str) -> list[Allocation]:
         """Return the direct sub-allocations, oldest first."""

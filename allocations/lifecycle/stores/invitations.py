@@ -40,6 +40,9 @@ class InvitationStore:
                 created_at_ms=invitation.created_at_ms,
                 ends_at_ms=invitation.ends_at_ms,
                 answered_at_ms=invitation.answered_at_ms,
+                servers_max=invitation.servers_max,
+                cores_max=invitation.cores_max,
+                gpus_max=invitation.gpus_max,
             )
         )
 

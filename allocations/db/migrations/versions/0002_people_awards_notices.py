@@ -78,6 +78,9 @@ def upgrade() -> None:
         sa.Column("created_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("ends_at_ms", sa.BigInteger(), nullable=False),
         sa.Column("answered_at_ms", sa.BigInteger(), nullable=True),
+        sa.Column("servers_max", sa.Integer(), nullable=True),
+        sa.Column("cores_max", sa.Integer(), nullable=True),
+        sa.Column("gpus_max", sa.Integer(), nullable=True),
         sa.ForeignKeyConstraint(["allocation_id"], ["allocations.id"], name=op.f("fk_invitations_allocation_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_invitations")),
     )
