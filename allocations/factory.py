@@ -40,7 +40,8 @@ from allocations.notify.transports import FileTransport, SmtpTransport
 from allocations.notify.truth import TruthService
 from allocations.outbox import Outbox
 from allocations.policy.loader import load_policy
-from allocations.reports import ReportService
+from allocations.reports.allocations import AllocationViewBuilder
+from allocations.reports.service import ReportService
 from allocations.runs.files import RunFiles
 from allocations.runs.service import RunService
 from allocations.runs.store import RunStore
@@ -222,13 +223,13 @@ def make_services(
         reports=ReportService(
             database=database,
             clock=clock,
-            policy=policy,
             ledger=ledger,
             leases=leases,
             lease_store=lease_store,
             allocations=allocations,
             requests=requests,
             audit=audit,
+            shown=AllocationViewBuilder(policy=policy, ledger=ledger),
         ),
         reminders=ReminderService(
             database=database, clock=clock, policy=policy, allocations=allocations, notices=notices, outbox=outbox

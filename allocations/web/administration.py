@@ -11,7 +11,7 @@ from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
 from allocations.errors import AllocationsError, InvalidInputError
 from allocations.lifecycle.models import USABLE_STATES, AllocationState
-from allocations.reports import AUDIT_PAGE
+from allocations.reports.audit import AUDIT_PAGE
 from allocations.web.render import page, see
 from allocations.web.session import Sent, form_needs, page_needs
 
