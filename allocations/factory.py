@@ -41,6 +41,7 @@ from allocations.notify.truth import TruthService
 from allocations.outbox import Outbox
 from allocations.policy.loader import load_policy
 from allocations.reports.allocations import AllocationViewBuilder
+from allocations.reports.awards import StandingViewBuilder
 from allocations.reports.service import ReportService
 from allocations.runs.files import RunFiles
 from allocations.runs.service import RunService
@@ -230,6 +231,7 @@ def make_services(
             requests=requests,
             audit=audit,
             shown=AllocationViewBuilder(policy=policy, ledger=ledger),
+            awards=StandingViewBuilder(policy=policy, ledger=ledger, lifecycle=lifecycle, requests=requests),
         ),
         reminders=ReminderService(
             database=database, clock=clock, policy=policy, allocations=allocations, notices=notices, outbox=outbox

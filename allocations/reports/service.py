@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from allocations.errors import NotFoundError
+from allocations.errors import NotAllowedError, NotFoundError
 from allocations.leases.models import LeaseKind
 from allocations.lifecycle.authority import unknown_allocation
 from allocations.lifecycle.models import MANAGING_ROLES
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from allocations.lifecycle.stores.audit import AuditStore
     from allocations.lifecycle.stores.requests import RequestStore
     from allocations.reports.allocations import AllocationView, AllocationViewBuilder
+    from allocations.reports.awards import AskingView, StandingView, StandingViewBuilder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +48,7 @@ class ReportService:
     requests: RequestStore
     audit: AuditStore
     shown: AllocationViewBuilder
+    awards: StandingViewBuilder
 
     def overview(self, person: str) -> Overview:
         """Return what a person's home page shows: allocations, running servers, latest charges."""
@@ -155,6 +157,26 @@ class ReportService:
             return self._request_view(
                 connection, request, with_reviews=actor.reviewer and actor.name != request.applicant
             )
+
+    def asking(self, actor: Actor, allocation_id: str) -> AskingView:
+        """Return what leads and managers of a whole allocation may ask for on it now, beside what they have."""
+        with self.database.read() as connection:
+            found, _roles = self._visible(connection, actor, allocation_id)
+            own = self.allocations.member(connection, allocation_id, actor.name)
+            if own is None or own.role not in MANAGING_ROLES:
+                raise NotAllowedError("Only leads and managers ask for more of an allocation.", "Ask one of them.")
+            if found.parent_id is not None:
+                raise NotAllowedError(
+                    f"“{found.name}” is a part of another allocation.", "Ask who leads or manages that one."
+                )
+            return self.awards.asking(connection, found)
+
+    def award_beside(self, actor: Actor, request_id: str) -> StandingView | None:
+        """Return what the allocation has on which more is asked for; None when a new one is asked for."""
+        found = self.request(actor, request_id)
+        with self.database.read() as connection:
+            allocation = self.allocations.get(connection, found.allocation) if found.allocation else None
+            return self.awards.award(connection, allocation) if allocation else None
 
     def audit_log(self, *, before_id: int | None = None, subject: str | None = None) -> list[AuditEntryView]:
         """Return a page of the audit log, newest first."""

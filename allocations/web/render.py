@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from allocations.api.identity import Identity, Scope
 from allocations.ids import random_id
-from allocations.web import figures, formats
+from allocations.web import awards, figures, formats
 from allocations.web.forms import in_words_of_forms
 
 if TYPE_CHECKING:
@@ -106,7 +106,9 @@ _environment.filters |= {
     "plain_text": formats.without_ansi,
 }
 _environment.globals |= {
+    "asked_in_words": awards.asked_in_words,
     "bar_of": figures.Bar.of,
+    "kinds": awards.KINDS,
     "detail": formats.to_detail,
     "lease_cost": figures.lease_cost,
     "run_cost": figures.run_cost,
