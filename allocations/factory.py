@@ -93,7 +93,8 @@ def make_services(
     ledger = Ledger()
     allocations, agreements, audit = AllocationStore(), AgreementStore(), AuditStore()
     requests, lease_store, runs = RequestStore(), LeaseStore(), RunStore()
-    invitations, outbox, notices = InvitationStore(), Outbox(), NoticeStore()
+    invitations, outbox = InvitationStore(), Outbox()
+    notices, publications = NoticeStore(), PublicationStore()
     authority = Authority(
         clock=clock, policy=policy, ledger=ledger, allocations=allocations, audit=audit, outbox=outbox
     )
@@ -197,7 +198,7 @@ def make_services(
             database=database,
             clock=clock,
             new_id=new_id,
-            publications=PublicationStore(),
+            publications=publications,
             authority=authority,
         ),
         requests=RequestService(
@@ -230,6 +231,7 @@ def make_services(
             allocations=allocations,
             requests=requests,
             audit=audit,
+            published=publications,
             shown=AllocationViewBuilder(policy=policy, ledger=ledger),
             awards=StandingViewBuilder(policy=policy, ledger=ledger, lifecycle=lifecycle, requests=requests),
         ),

@@ -13,6 +13,8 @@ from allocations.reports.allocations import AllocationDetail, MemberView, Overvi
 from allocations.reports.audit import AUDIT_PAGE, AuditEntryView
 from allocations.reports.burn_down import read_burn_down
 from allocations.reports.charges import read_charges
+from allocations.reports.platform import read_platform
+from allocations.reports.publications import publication_views
 from allocations.reports.requests import RequestView
 
 if TYPE_CHECKING:
@@ -30,9 +32,12 @@ if TYPE_CHECKING:
     from allocations.lifecycle.models import Allocation, MemberRole, Request
     from allocations.lifecycle.stores.allocations import AllocationStore
     from allocations.lifecycle.stores.audit import AuditStore
+    from allocations.lifecycle.stores.publications import PublicationStore
     from allocations.lifecycle.stores.requests import RequestStore
     from allocations.reports.allocations import AllocationView, AllocationViewBuilder
     from allocations.reports.awards import AskingView, StandingView, StandingViewBuilder
+    from allocations.reports.platform import PlatformReport
+    from allocations.reports.publications import PublicationView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +52,7 @@ class ReportService:
     allocations: AllocationStore
     requests: RequestStore
     audit: AuditStore
+    published: PublicationStore
     shown: AllocationViewBuilder
     awards: StandingViewBuilder
 
@@ -177,6 +183,39 @@ class ReportService:
         with self.database.read() as connection:
             allocation = self.allocations.get(connection, found.allocation) if found.allocation else None
             return self.awards.award(connection, allocation) if allocation else None
+
+    def publications(self, actor: Actor, allocation_id: str | None = None) -> list[PublicationView]:
+        """Return the publications of a person's allocations, or of one that they see, with all below; each once."""
+        with self.database.read() as connection:
+            tops: list[tuple[Allocation, set[MemberRole]]]
+            if allocation_id is None:
+                tops = [(found, {role}) for found, role in self.allocations.of_person(connection, actor.name)]
+            else:
+                tops = [self._visible(connection, actor, allocation_id)]
+            names: dict[str, str] = {}
+            managed: set[str] = set()
+            for top, roles in tops:
+                nodes = {node.id: node.name for node in self.allocations.subtree(connection, top)}
+                names |= nodes
+                if roles & MANAGING_ROLES:
+                    managed |= set(nodes)
+            return publication_views(self.published.links_to(connection, names), names, managed, actor)
+
+    def history(
+        self, actor: Actor, allocation_id: str, *, before_id: int | None = None
+    ) -> tuple[AllocationView, list[AuditEntryView]]:
+        """Return an allocation and a page of what was done to it, newest first; to who manages it (here or above)."""
+        with self.database.read() as connection:
+            found, roles = self._visible(connection, actor, allocation_id)
+            if not (actor.admin or roles & MANAGING_ROLES):
+                raise NotAllowedError("Only leads and managers read an allocation's history.", "Ask one of them.")
+            rows = self.audit.entries(connection, limit=AUDIT_PAGE, before_id=before_id, subject=allocation_id)
+            return self.shown.view(connection, found, None), [AuditEntryView.from_row(row) for row in rows]
+
+    def platform(self) -> PlatformReport:
+        """Return the figures of the whole platform, for administrators."""
+        with self.database.read() as connection:
+            return read_platform(connection, self.shown.policy)
 
     def audit_log(self, *, before_id: int | None = None, subject: str | None = None) -> list[AuditEntryView]:
         """Return a page of the audit log, newest first."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -19,6 +21,15 @@ router = APIRouter(prefix="/admin")
 Administrator = Annotated[Identity, Depends(page_needs(Scope.ADMIN))]
 ALLOCATIONS_PAGE = 100
 ENTRY_ID_MAX = 2**63 - 1
+REPORT_COLUMNS = (
+    "tier",
+    "allocations",
+    "usable",
+    "granted_microcredits",
+    "spent_microcredits",
+    "held_microcredits",
+    "publications",
+)
 
 
 @router.get("/allocations")
@@ -52,6 +63,26 @@ def change_state(
     except AllocationsError as error:
         return _allocations(request, services, allocation_id, 0, error, why)
     return see(request, "/admin/allocations", f"{action.removesuffix('e')}ed")
+
+
+@router.get("/report")
+def show_report(request: Request, services: Wired, _administrator: Administrator) -> Response:
+    """Show the figures of every tier."""
+    return page(request, "report.html", report=services.reports.platform())
+
+
+@router.get("/report.csv")
+def download_report(services: Wired, _administrator: Administrator) -> Response:
+    """Download the same figures; the line of all tiers counts each publication once."""
+    report = services.reports.platform()
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\r\n")
+    writer.writerow(REPORT_COLUMNS)
+    writer.writerows([getattr(tier, column) for column in REPORT_COLUMNS] for tier in report.tiers)
+    sums = (sum(getattr(tier, column) for tier in report.tiers) for column in REPORT_COLUMNS[1:-1])
+    writer.writerow(["all", *sums, report.publications])
+    headers = {"content-disposition": 'attachment; filename="meridian-report.csv"'}
+    return Response(lines.getvalue(), media_type="text/csv; charset=utf-8", headers=headers)
 
 
 @router.get("/audit")
