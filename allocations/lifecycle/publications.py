@@ -45,8 +45,9 @@ class PublicationService:
 
     @answered_once
     def add_to(self, actor: Actor, allocation_ids: Sequence[str], identifier: str, title: str) -> Publication:
-        """Link a publication to all of the allocations or none, by its DOI or bibcode; its members only. What is known or linked already stays as it is.
+        """Link a publication by its DOI or bibcode to all of the allocations or to none; their members only.
 
+        What is known or linked already stays as it is.
         Of two who add the same publication at the same time, the unique identifier lets one commit; the other looks
         again and finds it.
         """
