@@ -35,19 +35,11 @@ from allocations.ledger.models import Unit
 from allocations.lifecycle.authority import unknown_allocation
 from allocations.lifecycle.models import InvitationState, MemberRole, OverrideLimits, OverrideSubject, RequestState
 from allocations.policy.models import Shape
-from allocations.reports import (
-    AllocationDetail,
-    AllocationView,
-    AuditEntryView,
-    AwardView,
-    BalanceView,
-    BurnDown,
-    BurnDownDay,
-    JournalEntryView,
-    MemberView,
-    RequestView,
-    ReviewView,
-)
+from allocations.reports.allocations import AllocationDetail, AllocationView, BalanceView, MemberView
+from allocations.reports.audit import AuditEntryView
+from allocations.reports.burn_down import BurnDown, BurnDownDay
+from allocations.reports.charges import JournalEntryView
+from allocations.reports.requests import AwardView, RequestView, ReviewView
 from allocations.runs.models import RunState, RunView
 
 if TYPE_CHECKING:
