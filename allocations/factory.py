@@ -41,7 +41,9 @@ from allocations.notify.transports import FileTransport, SmtpTransport
 from allocations.notify.truth import TruthService
 from allocations.outbox import Outbox
 from allocations.policy.loader import load_policy
-from allocations.reports import ReportService
+from allocations.reports.allocations import AllocationViewBuilder
+from allocations.reports.awards import StandingViewBuilder
+from allocations.reports.service import ReportService
 from allocations.runs.files import RunFiles
 from allocations.runs.service import RunService
 from allocations.runs.store import RunStore
@@ -92,7 +94,8 @@ def make_services(
     ledger = Ledger()
     allocations, agreements, audit = AllocationStore(), AgreementStore(), AuditStore()
     requests, lease_store, runs = RequestStore(), LeaseStore(), RunStore()
-    invitations, outbox, notices = InvitationStore(), Outbox(), NoticeStore()
+    invitations, outbox = InvitationStore(), Outbox()
+    notices, publications = NoticeStore(), PublicationStore()
     authority = Authority(
         clock=clock, policy=policy, ledger=ledger, allocations=allocations, audit=audit, outbox=outbox
     )
@@ -198,7 +201,7 @@ def make_services(
             database=database,
             clock=clock,
             new_id=new_id,
-            publications=PublicationStore(),
+            publications=publications,
             authority=authority,
         ),
         requests=RequestService(
@@ -225,13 +228,15 @@ def make_services(
         reports=ReportService(
             database=database,
             clock=clock,
-            policy=policy,
             ledger=ledger,
             leases=leases,
             lease_store=lease_store,
             allocations=allocations,
             requests=requests,
             audit=audit,
+            published=publications,
+            shown=AllocationViewBuilder(policy=policy, ledger=ledger),
+            awards=StandingViewBuilder(policy=policy, ledger=ledger, lifecycle=lifecycle, requests=requests),
         ),
         reminders=ReminderService(
             database=database, clock=clock, policy=policy, allocations=allocations, notices=notices, outbox=outbox

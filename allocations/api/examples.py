@@ -34,20 +34,14 @@ from allocations.leases.views import (
 from allocations.ledger.models import Unit
 from allocations.lifecycle.authority import unknown_allocation
 from allocations.lifecycle.models import InvitationState, MemberRole, OverrideLimits, OverrideSubject, RequestState
+from allocations.notify.models import NoticeList, NoticeView
 from allocations.policy.models import Shape
-from allocations.reports import (
-    AllocationDetail,
-    AllocationView,
-    AuditEntryView,
-    AwardView,
-    BalanceView,
-    BurnDown,
-    BurnDownDay,
-    JournalEntryView,
-    MemberView,
-    RequestView,
-    ReviewView,
-)
+from allocations.policy.notices import NoticeKind
+from allocations.reports.allocations import AllocationDetail, AllocationView, BalanceView, MemberView
+from allocations.reports.audit import AuditEntryView
+from allocations.reports.burn_down import BurnDown, BurnDownDay
+from allocations.reports.charges import JournalEntryView
+from allocations.reports.requests import AwardView, RequestView, ReviewView
 from allocations.runs.models import RunState, RunView
 
 if TYPE_CHECKING:
@@ -279,6 +273,15 @@ _ENTRY = AuditEntryView(
     details={"before": "in review", "after": "approved"},
     policy_version=_VERSION,
 )
+_NOTICE = NoticeView(
+    id=11,
+    kind=NoticeKind.ENDS_SOON,
+    subject="a-12345678",
+    title="“Deep fields” ends in 30 days",
+    text="It can be renewed until then.",
+    created_at=_BEGAN,
+    read_at=None,
+)
 _HEALTH = Health(
     status="ok",
     version="0.1.0",
@@ -308,6 +311,8 @@ _ANSWERS: tuple[View, ...] = (
     RequestList(requests=[_REQUEST]),
     _RUN,
     RunList(runs=[_RUN]),
+    _NOTICE,
+    NoticeList(notices=[_NOTICE], unread=1, next_before=None),
 )
 ANSWERS: dict[type[View], View] = {type(answer): answer for answer in _ANSWERS}
 """An answer of each shape that a route has."""

@@ -84,7 +84,8 @@ class _View:
     accepted: Mapping[str, int]
     overrides: Sequence[Override]
     balances: dict[tuple[str, Unit], Balance]
-    in_use: dict[str, dict[str, InUse]]
+    in_use: dict[str, dict[str | None, InUse]]
+    in_trees: dict[str, InUse]
 
     def path(self, allocation: Allocation) -> list[Allocation]:
         """Return the nodes from the root down to the allocation."""
@@ -157,6 +158,7 @@ class Admission:
         # The lock comes before everything that is decided on: an allocation that is closed meanwhile is seen closed.
         balances = self.ledger.balances(connection, wanted, lock=lock)
         nodes = self.allocations.with_ancestors(connection, wanted)
+        in_use = self.leases.in_use(connection, {node.root_id for node in nodes.values()}, people)
         return _View(
             now_ms=now_ms,
             prices=self.policy.prices_at(datetime.fromtimestamp(now_ms / MS_PER_SECOND, tz=UTC)),
@@ -165,7 +167,8 @@ class Admission:
             accepted=self.agreements.accepted_by(connection, people, self.policy.agreement.version),
             overrides=self.overrides.in_force(connection, people, nodes, now_ms),
             balances=balances,
-            in_use=self.leases.in_use(connection, {node.root_id for node in nodes.values()}),
+            in_use=in_use,
+            in_trees={root: sum(on_tree.values(), InUse()) for root, on_tree in in_use.items()},
         )
 
     def _answer(
@@ -271,9 +274,12 @@ class Admission:
         on_tree = view.in_use.setdefault(allocation.root_id, {})
         own = on_tree.get(request.person, InUse())
         is_server = request.kind is LeaseKind.INTERACTIVE
-        require_room(limits, size, own, sum(on_tree.values(), InUse()), is_server=is_server)
+        in_tree = view.in_trees.get(allocation.root_id, InUse())
+        require_room(limits, size, own, in_tree, is_server=is_server)
         # Decided: whoever comes after in this batch finds it taken.
-        on_tree[request.person] = own + InUse(int(is_server), size.cores, size.gpus)
+        taken = InUse(int(is_server), size.cores, size.gpus)
+        on_tree[request.person] = own + taken
+        view.in_trees[allocation.root_id] = in_tree + taken
         for node in path:
             for unit, amount in amounts.items():
                 balance = view.balances.get((node.id, unit))

@@ -99,7 +99,7 @@ class OfferService:
         except AllocationsError as error:
             reason = error.detail
         available = max(0, self.ledger.available(connection, path))
-        on_tree = self.leases.in_use(connection, [allocation.root_id]).get(allocation.root_id, {})
+        on_tree = self.leases.in_use(connection, [allocation.root_id], [person]).get(allocation.root_id, {})
         own, tree = on_tree.get(person, InUse()), sum(on_tree.values(), InUse())
         limits = effective_limits(
             self.policy, nodes, member, self.overrides.in_force(connection, [person], path, now_ms)

@@ -118,7 +118,7 @@ class QuotaService:
             self.allocations.member(connection, allocation.id, person),
             self.overrides.in_force(connection, [person], path, now_ms),
         )
-        on_tree = self.leases.in_use(connection, [allocation.root_id]).get(allocation.root_id, {})
+        on_tree = self.leases.in_use(connection, [allocation.root_id], [person]).get(allocation.root_id, {})
         own, tree = on_tree.get(person, InUse()), sum(on_tree.values(), InUse())
         used = {
             "servers_per_person": own.servers,

@@ -11,7 +11,7 @@ from allocations.errors import InvalidInputError, NotFoundError
 from allocations.lifecycle.models import Publication
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from sqlalchemy import Connection
 
@@ -39,27 +39,34 @@ class PublicationService:
     publications: PublicationStore
     authority: Authority
 
-    @answered_once
     def add(self, actor: Actor, allocation_id: str, identifier: str, title: str) -> Publication:
-        """Link a publication by its DOI or bibcode; its members only. What is known or linked already stays as it is.
+        """Link a publication to an allocation, as `add_to` does to several."""
+        return self.add_to(actor, [allocation_id], identifier, title)
 
+    @answered_once
+    def add_to(self, actor: Actor, allocation_ids: Sequence[str], identifier: str, title: str) -> Publication:
+        """Link a publication by its DOI or bibcode to all of the allocations or to none; their members only.
+
+        What is known or linked already stays as it is.
         Of two who add the same publication at the same time, the unique identifier lets one commit; the other looks
         again and finds it.
         """
         doi, bibcode = to_identifiers(identifier)
         title = _require_title(title)
         with self.database.write() as connection:
-            self.authority.seen(connection, actor, allocation_id)
+            for allocation_id in allocation_ids:
+                self.authority.seen(connection, actor, allocation_id)
             publication = self.publications.find(connection, doi, bibcode)
             now_ms = self.clock.now_ms()
             if publication is None:
                 publication = Publication(self.new_id("p"), doi, bibcode, title, actor.name, now_ms)
                 self.publications.add(connection, publication)
-            if self.publications.linked_by(connection, publication.id, allocation_id) is None:
-                self.publications.link(connection, publication.id, allocation_id, actor.name, now_ms)
-                self.authority.record(
-                    connection, actor.name, "publication.link", allocation_id, publication=doi or bibcode or ""
-                )
+            for allocation_id in allocation_ids:
+                if self.publications.linked_by(connection, publication.id, allocation_id) is None:
+                    self.publications.link(connection, publication.id, allocation_id, actor.name, now_ms)
+                    self.authority.record(
+                        connection, actor.name, "publication.link", allocation_id, publication=doi or bibcode or ""
+                    )
             return publication
 
     def unlink(self, actor: Actor, allocation_id: str, publication_id: str) -> None:

@@ -41,7 +41,8 @@ SCORES = range(1, 6)
 # Where a tier's review is a panel, it decides on these; one reviewer on the others.
 PANEL_KINDS = frozenset({RequestKind.NEW, RequestKind.SUPPLEMENT, RequestKind.RENEWAL})
 _MORE = frozenset({"credits", "gpu_hours", "core_hours", "largest", "at_once"})
-_FIELDS_OF: dict[RequestKind, frozenset[str]] = {
+# What an award of each kind may say.
+FIELDS_OF: dict[RequestKind, frozenset[str]] = {
     RequestKind.NEW: _MORE | {"term_days"},
     RequestKind.INSTALMENT: frozenset({"credits"}),
     RequestKind.SUPPLEMENT: _MORE,
@@ -179,18 +180,33 @@ class RequestService:
         """Ask for the next instalment of an allocation with a short report."""
         return self.ask(actor, allocation_id, RequestKind.INSTALMENT, report, idempotency_key=idempotency_key)
 
-    def revise(self, actor: Actor, request_id: str, title: str, justification: str) -> Request:
-        """Change a draft, or a request that was sent back for revision."""
+    def revise(
+        self, actor: Actor, request_id: str, title: str, justification: str, asked: Award | None = None
+    ) -> Request:
+        """Change a draft, or a request that was sent back for revision; `asked`, when given, with all that is asked."""
         title, justification = _require_texts(title, justification)
         with self.database.write() as connection:
             request = self._locked(connection, request_id)
             self._require_party(connection, actor, request, Party.APPLICANT)
             if request.state not in {RequestState.DRAFT, RequestState.REVISION_REQUESTED}:
                 raise TransitionError(f"The request is {request.state}.", "It can be changed only as a draft.")
-            now_ms = self.clock.now_ms()
-            self.requests.change(connection, request_id, title=title, justification=justification, updated_at_ms=now_ms)
-            self.authority.record(connection, actor.name, "request.revise", request_id)
-            return replace(request, title=title, justification=justification, updated_at_ms=now_ms)
+            revised = replace(request, title=title, justification=justification, updated_at_ms=self.clock.now_ms())
+            if asked is not None:
+                revised = self._asking(revised, asked)
+            self.requests.change(
+                connection,
+                request_id,
+                title=title,
+                justification=justification,
+                credits=revised.credits,
+                asked=revised.asked.model_dump_json(),
+                updated_at_ms=revised.updated_at_ms,
+            )
+            details: dict[str, object] = {}
+            if asked_in(revised) != asked_in(request):
+                details["asked"] = asked_in(revised).model_dump(mode="json", exclude_defaults=True)
+            self.authority.record(connection, actor.name, "request.revise", request_id, "", **details)
+            return revised
 
     def act(
         self, actor: Actor, request_id: str, action: RequestAction, why: str = "", award: Award | None = None
@@ -217,7 +233,12 @@ class RequestService:
             details: dict[str, object] = {}
             if action is RequestAction.APPROVE:
                 request = self._carry_out(connection, actor, request, why, award)
-                details["asked"] = _asked(request).model_dump(mode="json", exclude_defaults=True)
+                details["asked"] = asked_in(request).model_dump(mode="json", exclude_defaults=True)
+                differs = request.awarded is not None and request.awarded != asked_in(request)
+                if differs and not why.strip():
+                    raise InvalidInputError(
+                        "The award differs from what was asked for.", "Say why: the applicant reads it."
+                    )
                 if request.awarded is not None:
                     details["awarded"] = request.awarded.model_dump(mode="json", exclude_defaults=True)
             if action is RequestAction.SUBMIT and request.state is RequestState.REVISION_REQUESTED:
@@ -268,6 +289,16 @@ class RequestService:
             f"The tier {name!r} cannot be requested.",
             f"Choose one of: {', '.join(tier.name for tier in tiers)}.",
         )
+
+    def _asking(self, request: Request, asked: Award) -> Request:
+        """Return the request asking for something else; InvalidInputError when that makes no sense."""
+        if request.kind is RequestKind.INSTALMENT:
+            raise InvalidInputError("An instalment was awarded before.", "Change the report only.")
+        _require_award(request.kind, asked)
+        amount = asked.credits
+        if amount is None and request.kind in {RequestKind.NEW, RequestKind.RENEWAL}:
+            amount = self.policy.tier(request.tier).budget.credits
+        return replace(request, credits=amount or 0, asked=asked)
 
     @answered_once
     def _add(
@@ -403,7 +434,7 @@ class RequestService:
             assert request.allocation_id is not None  # asked for on an allocation
             self.lifecycle.release_instalment(connection, request.allocation_id, actor.name, why)
             return request
-        given = _asked(request) if award is None else award
+        given = asked_in(request) if award is None else award
         if given.credits is None and request.kind in {RequestKind.NEW, RequestKind.RENEWAL}:
             given = given.model_copy(update={"credits": request.credits})
         _require_award(request.kind, given)
@@ -496,7 +527,7 @@ def _key(
     return IdempotencyKey.for_request(actor.name, key, "request", body)
 
 
-def _asked(request: Request) -> Award:
+def asked_in(request: Request) -> Award:
     """Return all that is asked for, credits included."""
     return request.asked.model_copy(update={"credits": request.credits or None})
 
@@ -514,7 +545,7 @@ def _require_credits(credits: int | None, otherwise: int) -> int:  # noqa: A002 
 def _require_award(kind: RequestKind, award: Award) -> None:
     """Raise InvalidInputError when an award of this kind makes no sense, naming what to leave out or to add."""
     given = {name for name, value in award if value is not None and name not in {"renewable", "instalments_released"}}
-    allowed = _FIELDS_OF[kind]
+    allowed = FIELDS_OF[kind]
     if given - allowed:
         raise InvalidInputError(
             f"What is asked for here ({kind}) has no {sorted(given - allowed)[0]}.", "Leave it out."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -11,7 +13,8 @@ from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
 from allocations.errors import AllocationsError, InvalidInputError
 from allocations.lifecycle.models import ALLOCATION_TRANSITIONS, AllocationAction, AllocationState
-from allocations.reports import ALLOCATIONS_PAGE, AUDIT_PAGE
+from allocations.reports.allocations import ALLOCATIONS_PAGE
+from allocations.reports.audit import AUDIT_PAGE
 from allocations.web.ending import ending
 from allocations.web.render import page, see
 from allocations.web.session import Sent, form_needs, page_needs
@@ -25,6 +28,15 @@ DONE_NOW = {
     AllocationAction.ARCHIVE: "archived",
     AllocationAction.CLOSE: "closed",
 }
+REPORT_COLUMNS = (
+    "tier",
+    "allocations",
+    "usable",
+    "granted_microcredits",
+    "spent_microcredits",
+    "held_microcredits",
+    "publications",
+)
 
 
 @router.get("/allocations")
@@ -79,6 +91,26 @@ def change_state(
     except AllocationsError as error:
         return _allocation(request, services, sent.identity, allocation_id, error, action, why)
     return see(request, f"/admin/allocations/{allocation_id}", DONE_NOW[AllocationAction(action)])
+
+
+@router.get("/report")
+def show_report(request: Request, services: Wired, _administrator: Administrator) -> Response:
+    """Show the figures of every tier."""
+    return page(request, "report.html", report=services.reports.platform())
+
+
+@router.get("/report.csv")
+def download_report(services: Wired, _administrator: Administrator) -> Response:
+    """Download the same figures; the line of all tiers counts each publication once."""
+    report = services.reports.platform()
+    lines = io.StringIO()
+    writer = csv.writer(lines, lineterminator="\r\n")
+    writer.writerow(REPORT_COLUMNS)
+    writer.writerows([getattr(tier, column) for column in REPORT_COLUMNS] for tier in report.tiers)
+    sums = (sum(getattr(tier, column) for tier in report.tiers) for column in REPORT_COLUMNS[1:-1])
+    writer.writerow(["all", *sums, report.publications])
+    headers = {"content-disposition": 'attachment; filename="meridian-report.csv"'}
+    return Response(lines.getvalue(), media_type="text/csv; charset=utf-8", headers=headers)
 
 
 @router.get("/audit")

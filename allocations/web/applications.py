@@ -10,8 +10,9 @@ from fastapi.responses import Response
 from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
 from allocations.errors import AllocationsError
-from allocations.lifecycle.models import REQUEST_TRANSITIONS, RequestAction
-from allocations.web.forms import to_whole
+from allocations.lifecycle.models import REQUEST_TRANSITIONS, Award, RequestAction, RequestKind, RequestState
+from allocations.lifecycle.requests import PANEL_KINDS
+from allocations.web.awards import TERM_KINDS, TITLES, asked_of, award_rows, fields_of, to_award, to_fields
 from allocations.web.render import new_key, page, see
 from allocations.web.session import Sent, form_needs, page_needs
 
@@ -19,12 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from allocations.factory import Services
+    from allocations.policy.models import Tier
+    from allocations.reports.requests import RequestView
 
 router = APIRouter(prefix="/requests")
 Reader = Annotated[Identity, Depends(page_needs(Scope.READ))]
 Requester = Annotated[Identity, Depends(page_needs(Scope.REQUEST))]
 RequesterForm = Annotated[Sent, Depends(form_needs(Scope.REQUEST))]
-FIELDS = ("tier", "title", "justification", "credits")
+FIELDS = ("tier", "title", "justification", *TITLES)
 # What the steps of a request's history are called; whoever took them is named beside.
 STEPS = {
     "request.draft": "Written as a draft",
@@ -36,6 +39,9 @@ STEPS = {
     "request.approve": "Approved",
     "request.decline": "Declined",
 }
+
+
+_DECIDED = frozenset({RequestState.APPROVED, RequestState.DECLINED, RequestState.WITHDRAWN})
 
 
 @router.get("")
@@ -61,7 +67,7 @@ def send(request: Request, services: Wired, sent: RequesterForm) -> Response:
             tier=values["tier"],
             title=values["title"],
             justification=values["justification"],
-            credits=to_whole(values["credits"], "Credits") if values["credits"].strip() else None,
+            asked=to_award(sent, RequestKind.NEW),
             draft=draft,
             idempotency_key=sent.key() or None,
         )
@@ -82,7 +88,8 @@ def revise(request: Request, request_id: str, services: Wired, sent: RequesterFo
     submit = sent.text("action") == "submit"
 
     def carry_out() -> None:
-        services.requests.revise(sent.identity.actor, request_id, sent.text("title"), sent.text("justification"))
+        asked = _revised(services, sent, request_id) if sent.text("has_amounts") else None
+        services.requests.revise(sent.identity.actor, request_id, sent.text("title"), sent.text("justification"), asked)
         if submit:
             services.requests.act(sent.identity.actor, request_id, RequestAction.SUBMIT)
 
@@ -134,7 +141,16 @@ def show(
         if not (is_applicant and entry.action == "request.review")
     ]
     own_review = next((review for review in found.reviews if review.reviewer == reader.name), None)
-    may_review = reader.has(Scope.REVIEW) and not is_applicant and RequestAction.REVIEW in actions
+    in_review = reader.has(Scope.REVIEW) and not is_applicant and RequestAction.REVIEW in actions
+    conflict = _conflict(services, reader, found) if in_review else ""
+    may_review = in_review and not conflict
+    before = None if found.state in _DECIDED else services.reports.award_beside(reader.actor, request_id)
+    asked, form_fields = to_fields(found.asked), fields_of(RequestKind(found.kind))
+
+    def typed(name: str, otherwise: str = "") -> str:
+        """Return what was typed into a field of the form that failed."""
+        return sent.text(name) if sent is not None and name in sent.fields else otherwise
+
     return page(
         request,
         "request.html",
@@ -147,11 +163,37 @@ def show(
         may_revise=is_applicant and RequestAction.SUBMIT in actions and reader.has(Scope.REQUEST),
         may_withdraw=is_applicant and RequestAction.WITHDRAW in actions and reader.has(Scope.REQUEST),
         may_review=may_review,
-        may_decide=may_review and not (own_review is not None and own_review.conflict),
+        conflict=conflict,
+        needs_panel=needs_panel(found, tier),
+        before=before,
+        rows=award_rows(found, tier, before),
+        reason=next((entry.why for entry in history if entry.action == "request.approve"), ""),
+        asked_fields={} if found.kind == RequestKind.INSTALMENT else form_fields,
+        asked_values={name: typed(name, value) for name, value in asked.items()},
+        asks_for_a_term=found.kind in TERM_KINDS,
         own_review=own_review,
         scores=[review.score for review in found.reviews if review.score is not None and not review.conflict],
-        typed=lambda name, otherwise="": sent.text(name) if sent is not None and name in sent.fields else otherwise,
+        typed=typed,
     )
+
+
+def needs_panel(found: RequestView, tier: Tier) -> bool:
+    """Say whether a panel decides on a request."""
+    return tier.review == "panel" and found.kind in PANEL_KINDS
+
+
+def _revised(services: Services, sent: Sent, request_id: str) -> Award:
+    found = services.reports.request(sent.identity.actor, request_id)
+    return to_award(sent, RequestKind(found.kind), asked_of(found))
+
+
+def _conflict(services: Services, reader: Identity, found: RequestView) -> str:
+    """Say which conflict of interest keeps a reviewer out; empty when none does."""
+    if any(review.conflict and review.reviewer == reader.name for review in found.reviews):
+        return "You declared a conflict of interest."
+    if found.allocation in {one.id for one in services.reports.allocations_of(reader.name)}:
+        return "You are a member of this allocation: that is a conflict of interest."
+    return ""
 
 
 def _form(
@@ -160,5 +202,11 @@ def _form(
     tiers = [tier for tier in services.policy.tiers if tier.review != "none"]
     if values["tier"] not in {tier.name for tier in tiers}:
         values = {**values, "tier": tiers[0].name if tiers else ""}
-    defaults = {"title": "", "justification": "", "credits": ""}
-    return page(request, "request_form.html", error=error, tiers=tiers, values=defaults | dict(values))
+    return page(
+        request,
+        "request_form.html",
+        error=error,
+        tiers=tiers,
+        values=dict.fromkeys(FIELDS, "") | dict(values),
+        asked_fields=fields_of(RequestKind.NEW),
+    )

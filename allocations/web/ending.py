@@ -10,7 +10,7 @@ from allocations.lifecycle.models import AllocationState
 if TYPE_CHECKING:
     from allocations.api.identity import Identity
     from allocations.factory import Services
-    from allocations.reports import AllocationDetail, AllocationView
+    from allocations.reports.allocations import AllocationDetail, AllocationView
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from allocations.leases.views import LeaseView
-    from allocations.reports import AllocationView, JournalEntryView
+    from allocations.reports.allocations import AllocationView
+    from allocations.reports.charges import JournalEntryView
     from allocations.runs.models import RunView
 
 LOW_BALANCE_PERCENT = 10

@@ -97,6 +97,11 @@ def to_day(moment: str) -> str:
     return _at(moment).strftime("%-d %b %Y")
 
 
+def to_day_of_ms(at_ms: int) -> str:
+    """The day of a time in milliseconds since the epoch, in UTC."""
+    return datetime.fromtimestamp(at_ms / MS_PER_SECOND, tz=UTC).strftime("%-d %b %Y")
+
+
 def without_ansi(text: str) -> str:
     """Text without the colour codes that a traceback carries for terminals."""
     return _ANSI.sub("", text)

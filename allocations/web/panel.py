@@ -10,8 +10,9 @@ from fastapi.responses import Response
 from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
 from allocations.errors import InvalidInputError
-from allocations.lifecycle.models import RequestAction
-from allocations.web.applications import after
+from allocations.lifecycle.models import Award, RequestAction, RequestKind
+from allocations.web.applications import after, needs_panel
+from allocations.web.awards import asked_of, to_award
 from allocations.web.forms import to_whole
 from allocations.web.render import page
 from allocations.web.session import Sent, form_needs, page_needs
@@ -30,7 +31,12 @@ def show_queue(
     request: Request, services: Wired, _reviewer: Annotated[Identity, Depends(page_needs(Scope.REVIEW))]
 ) -> Response:
     """Show what waits for a reviewer, oldest first."""
-    return page(request, "review.html", requests=services.reports.request_queue())
+    return page(
+        request,
+        "review.html",
+        requests=services.reports.request_queue(),
+        needs_panel=lambda found: needs_panel(found, services.policy.tier(found.tier)),
+    )
 
 
 @router.post("/requests/{request_id}/review")
@@ -58,7 +64,18 @@ def decide(request: Request, request_id: str, services: Wired, sent: ReviewerFor
     def carry_out() -> None:
         if decision not in set(DECISIONS):
             raise InvalidInputError("No decision is chosen.", "Approve, decline, or send it back.")
-        services.requests.act(sent.identity.actor, request_id, RequestAction(decision), sent.text("why"))
+        award = _award(services, sent, request_id) if decision == RequestAction.APPROVE else None
+        services.requests.act(sent.identity.actor, request_id, RequestAction(decision), sent.text("why"), award)
 
     done = DECISIONS[RequestAction(decision)] if decision in set(DECISIONS) else ""
     return after(request, services, sent, request_id, carry_out, done)
+
+
+def _award(services: Wired, sent: Sent, request_id: str) -> Award | None:
+    """Return the award that the form says; None when it is what was asked for."""
+    found = services.reports.request(sent.identity.actor, request_id)
+    if found.kind == RequestKind.INSTALMENT:
+        return None
+    asked = asked_of(found)
+    award = to_award(sent, RequestKind(found.kind), asked)
+    return None if award == asked else award

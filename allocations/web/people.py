@@ -11,7 +11,7 @@ from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
 from allocations.errors import AllocationsError, InvalidInputError, NotAllowedError, NotFoundError
 from allocations.lifecycle.models import MemberRole
-from allocations.reports import AllocationDetail, MemberView
+from allocations.reports.allocations import AllocationDetail, MemberView
 from allocations.web.allocation import after
 from allocations.web.forms import to_whole_or_none
 from allocations.web.render import page, see

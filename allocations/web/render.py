@@ -13,7 +13,7 @@ from markupsafe import Markup
 from allocations.api.identity import Identity, Scope
 from allocations.clock import to_rfc3339
 from allocations.ids import random_id
-from allocations.web import figures, formats
+from allocations.web import awards, figures, formats
 from allocations.web.forms import in_words_of_forms
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ DONE = {
     "approved": "The request is approved and carried out.",
     "declined": "The request is declined. The applicant reads your reason.",
     "revision": "The request is sent back. The applicant reads your reason.",
+    "linked": "The publication is linked.",
+    "unlinked": "The link is taken away; other allocations keep theirs.",
     "queued": "The run is queued. It starts when there is room.",
     "cancelled": "The run is being cancelled.",
     "suspended": "The allocation is suspended: nothing new starts on it, and nothing is renewed.",
@@ -90,12 +92,14 @@ NAVIGATION = (
     NavigationItem("Servers", "/hub/home", Scope.READ, is_of_hub=True),
     NavigationItem("Runs", "/runs", Scope.RUN),
     NavigationItem("Requests", "/requests", Scope.REQUEST),
+    NavigationItem("Publications", "/publications", Scope.READ),
     NavigationItem("Notices", "/notices", Scope.READ, counts_unread=True),
     NavigationItem("Policy", "/policy", Scope.READ),
     NavigationItem("Tokens", "/hub/token", Scope.READ, is_of_hub=True),
     NavigationItem("Review", "/review", Scope.REVIEW),
     NavigationItem("Allocations", "/admin/allocations", Scope.ADMIN),
     NavigationItem("Overrides", "/admin/overrides", Scope.ADMIN),
+    NavigationItem("Report", "/admin/report", Scope.ADMIN),
     NavigationItem("Audit log", "/admin/audit", Scope.ADMIN),
     NavigationItem("Hub", "/hub/admin", Scope.ADMIN, is_of_hub=True),
 )
@@ -119,7 +123,9 @@ _environment.filters |= {
     "plain_text": formats.without_ansi,
 }
 _environment.globals |= {
+    "asked_in_words": awards.asked_in_words,
     "bar_of": figures.Bar.of,
+    "kinds": awards.KINDS,
     "detail": formats.to_detail,
     "lease_cost": figures.lease_cost,
     "run_cost": figures.run_cost,

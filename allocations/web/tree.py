@@ -12,7 +12,7 @@ from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
 from allocations.errors import AllocationsError, InvalidInputError, NotAllowedError, UnknownAllocationError
 from allocations.lifecycle.models import AllocationState
-from allocations.reports import AllocationDetail, AllocationView
+from allocations.reports.allocations import AllocationDetail, AllocationView
 from allocations.web.allocation import after
 from allocations.web.ending import ending
 from allocations.web.forms import to_microcredits, to_whole_or_none

@@ -90,7 +90,9 @@ def test_an_award_comes_with_an_approval_and_makes_sense(bench: Bench) -> None:
         requests.act(REVIEWER, asked.id, APPROVE, "", Award(credits=10**9))
     with pytest.raises(InvalidInputError, match="Instalments"):
         requests.act(REVIEWER, asked.id, APPROVE, "", Award(instalments_released=2))
-    approved = requests.act(REVIEWER, asked.id, APPROVE, "", Award(renewable=False))
+    with pytest.raises(InvalidInputError, match="differs"):
+        requests.act(REVIEWER, asked.id, APPROVE, " ", Award(renewable=False))
+    approved = requests.act(REVIEWER, asked.id, APPROVE, "Once.", Award(renewable=False))
     assert approved.awarded == Award(credits=1000, renewable=False)
     entry = bench.services.reports.audit_log(subject=asked.id)[0]
     assert entry.details["asked"] == {"credits": 1000}
@@ -251,3 +253,33 @@ def test_nothing_is_done_to_a_request_from_a_state_that_it_does_not_lead_from(
     else:
         with pytest.raises(TransitionError):
             act()
+
+
+def test_a_revision_asks_for_something_else(bench: Bench) -> None:
+    requests, allocation = bench.services.requests, research(bench)
+    asked = ask(bench, allocation, RequestKind.SUPPLEMENT, 900, gpu_hours=50)
+    requests.act(REVIEWER, asked, RequestAction.REQUEST_REVISION, "Rather less.")
+    with pytest.raises(InvalidInputError, match="term_days"):
+        requests.revise(ANN, asked, "More", "We need it.", Award(term_days=3))
+    with pytest.raises(InvalidInputError, match="Nothing more"):
+        requests.revise(ANN, asked, "More", "We need it.", Award())
+    revised = requests.revise(ANN, asked, "More", "We need it.", Award(gpu_hours=20))
+    assert (revised.credits, revised.asked.gpu_hours) == (0, 20)
+    assert bench.services.reports.audit_log(subject=asked)[0].details == {"asked": {"gpu_hours": 20}}
+    requests.revise(ANN, asked, "More", "In other words.")
+    requests.act(ANN, asked, RequestAction.SUBMIT)
+    requests.act(REVIEWER, asked, APPROVE)
+    assert found(bench, allocation).award.gpu_hours == 20
+    assert balance(bench, allocation).limit == 500 * CREDIT
+
+
+def test_an_instalment_is_not_asked_for_otherwise_and_a_renewal_has_its_tiers_credits(bench: Bench) -> None:
+    requests, allocation = bench.services.requests, research(bench)
+    report = requests.report_progress(ANN, allocation, "Half done.")
+    requests.act(REVIEWER, report.id, RequestAction.REQUEST_REVISION, "Which half?")
+    with pytest.raises(InvalidInputError, match="instalment"):
+        requests.revise(ANN, report.id, "Report", "The first.", Award(credits=9))
+    pass_days(bench, 310)
+    renewal = ask(bench, allocation, RequestKind.RENEWAL, 700)
+    requests.act(REVIEWER, renewal, RequestAction.REQUEST_REVISION, "As much as the tier has?")
+    assert requests.revise(ANN, renewal, "Renewal", "Yes.", Award()).credits == 1000

@@ -9,7 +9,7 @@ import pytest
 
 from allocations.app import PREFIX
 from allocations.lifecycle.authority import Actor
-from allocations.reports import ALLOCATIONS_PAGE
+from allocations.reports.allocations import ALLOCATIONS_PAGE
 
 if TYPE_CHECKING:
     from tests.web.conftest import Site

@@ -14,7 +14,7 @@ from allocations.web.figures import tree_of
 from tests.web.conftest import SCOPES
 
 if TYPE_CHECKING:
-    from allocations.reports import AllocationView
+    from allocations.reports.allocations import AllocationView
     from tests.web.conftest import Site
 
 CREDIT = 1_000_000

@@ -19,7 +19,8 @@ from allocations.api.v1.common import (
     example,
 )
 from allocations.leases.views import AgreementView, View
-from allocations.reports import AllocationDetail, AllocationView, AuditEntryView
+from allocations.reports.allocations import AllocationDetail, AllocationView
+from allocations.reports.audit import AuditEntryView
 
 router = APIRouter(tags=["allocations"])
 Microcredits = Annotated[int, Field(gt=0, le=10**15, description="Whole microcredits: 1 credit is 1,000,000")]

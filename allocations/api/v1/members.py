@@ -13,7 +13,7 @@ from allocations.clock import to_rfc3339
 from allocations.factory import Services
 from allocations.leases.views import View
 from allocations.lifecycle.models import Invitation, InvitationState, MemberRole
-from allocations.reports import MemberView
+from allocations.reports.allocations import MemberView
 
 router = APIRouter(tags=["members"])
 Cap = Annotated[int | None, Field(ge=0, lt=2**31, description="null for as much as everybody, left out to keep")]

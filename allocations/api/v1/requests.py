@@ -10,7 +10,7 @@ from allocations.api.v1.awards import AskedBody, AwardBody, Credits
 from allocations.api.v1.common import Body, OptionalIdempotencyHeader, Reader, Requester, Reviewer, Wired, example
 from allocations.leases.views import View
 from allocations.lifecycle.models import RequestAction, RequestKind
-from allocations.reports import RequestView
+from allocations.reports.requests import RequestView
 
 router = APIRouter(tags=["requests"])
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 from fastapi import APIRouter
 
 from allocations.api.v1.common import Administrator, Body, Wired, example
-from allocations.reports import AllocationDetail
+from allocations.reports.allocations import AllocationDetail
 
 # Its route takes any word behind an allocation's id: it stands behind all others.
 router = APIRouter(tags=["allocations"])

@@ -75,6 +75,20 @@ class PublicationStore:
         )
         return [Publication(**row._mapping) for row in rows]  # noqa: SLF001  # as above
 
+    def links_to(self, connection: Connection, allocation_ids: Iterable[str]) -> list[tuple[Publication, str, str]]:
+        """Return every link to one of the allocations, newest first: the publication, the allocation, by whom."""
+        rows = connection.execute(
+            select(publications, publication_links.c.allocation_id, publication_links.c.linked_by)
+            .join(publication_links, publication_links.c.publication_id == publications.c.id)
+            .where(publication_links.c.allocation_id.in_(list(allocation_ids)))
+            .order_by(publication_links.c.created_at_ms.desc(), publications.c.id, publication_links.c.allocation_id)
+        )
+        found = []
+        for row in rows:
+            *fields, allocation_id, linked_by = row
+            found.append((Publication(*fields), allocation_id, linked_by))
+        return found
+
     def count(self, connection: Connection, allocation_ids: Iterable[str]) -> int:
         """Count the publications linked to any of the allocations, each once."""
         distinct = func.count(publication_links.c.publication_id.distinct())
