@@ -588,6 +588,9 @@ class MembersMachine(RuleBasedStateMachine):
     def end(self, lease: str) -> None:
         run = self.runs[lease]
         run.lived, run.state = (self.now_ms - run.started_ms) // 1000, "settled"
+        if run.node in self.closed:
+            # What was closed has nothing left to charge a late stop to: only what was held.
+            run.lived = min(run.lived, run.held_to)
 
     @rule(seconds=st.integers(0, 600))
     def tick(self, seconds: int) -> None:
