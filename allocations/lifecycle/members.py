@@ -203,23 +203,6 @@ class MemberService:
             nodes = [node.id for node in self.allocations.subtree(connection, allocation)]
             return sorted({member.person for member in self.allocations.members(connection, nodes)})
 
-    def add(self, actor: Actor, allocation_id: str, person: str, role: MemberRole) -> None:
-        """Add a person without asking, or change the role of one who is a member already."""
-        person = require_person(person)
-        with self.database.write() as connection:
-            self.authority.managed(connection, actor, allocation_id)
-            self.ledger.lock(connection, [allocation_id])
-            allocation = self.authority.find(connection, allocation_id)
-            member = self.allocations.member(connection, allocation_id, person)
-            now_ms = self.clock.now_ms()
-            if member is None:
-                self._require_place(connection, allocation, person)
-                self.invitations.revoke_all(connection, [allocation_id], now_ms, person)
-                self.allocations.add_member(connection, Member(allocation_id, person, role, now_ms))
-            else:
-                self._replace(connection, replace(member, role=role))
-            self.authority.record(connection, actor.name, "member.add", allocation_id, person=person, role=role)
-
     def change(
         self,
         actor: Actor,

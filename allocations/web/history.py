@@ -40,7 +40,6 @@ STEPS = {
     "member.invite": "Person invited",
     "member.answer": "Invitation answered",
     "member.revoke": "Invitation taken back",
-    "member.add": "Member added",
     "member.change": "Member changed",
     "member.remove": "Member removed",
     "publication.link": "Publication linked",

@@ -12,6 +12,7 @@ from allocations.leases import service as lease_service
 from allocations.ledger.models import TransactionKind
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
+from tests.places import join
 
 if TYPE_CHECKING:
     from allocations.leases.models import Lease
@@ -28,7 +29,7 @@ def running(bench: Bench, root: str, count: int, prefix: str = "p") -> list[str]
     for number in range(count):
         person = f"{prefix}{number}"
         bench.accept(person)
-        bench.services.members.add(LEAD, root, person, MemberRole.MEMBER)
+        join(bench.services.members, LEAD, root, person, MemberRole.MEMBER)
         found.append(bench.acquire(root, person).id)
         bench.services.leases.start(found[-1])
     return found

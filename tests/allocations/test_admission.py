@@ -29,6 +29,7 @@ from allocations.ledger.models import TransactionKind
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import Award, Member, MemberRole, Override, OverrideLimits, OverrideSubject
 from allocations.policy.models import AtOnce, Shape, Size
+from tests.places import join
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +45,7 @@ def people(bench: Bench, root: str, count: int) -> list[str]:
     names = [f"p{number}" for number in range(count)]
     for name in names:
         bench.accept(name)
-        bench.services.members.add(LEAD, root, name, MemberRole.MEMBER)
+        join(bench.services.members, LEAD, root, name, MemberRole.MEMBER)
     return names
 
 
@@ -194,7 +195,7 @@ def test_batches_that_ask_for_the_same_trees_in_opposite_orders_never_wait_for_e
     roots = [bench.consortium() for _ in range(4)]
     (name,) = people(bench, roots[0], 1)
     for root in roots[1:]:
-        bench.services.members.add(LEAD, root, name, MemberRole.MEMBER)
+        join(bench.services.members, LEAD, root, name, MemberRole.MEMBER)
     barrier = threading.Barrier(4)
 
     def work(order: Sequence[str]) -> None:

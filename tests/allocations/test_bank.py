@@ -35,6 +35,7 @@ from tests.allocations.bank_client import (
     lease_request,
     require_server_gone,
 )
+from tests.places import join
 from tests.postgres import postgres_of_its_own
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ def open_bank(server: PostgresServer, folder: Path) -> Iterator[Bank]:
     divide(capped, 300_000, guaranteed=False)
     for node in shares:
         for person in PEOPLE:
-            services.members.add(LEAD, node, person, MemberRole.MEMBER)
+            join(services.members, LEAD, node, person, MemberRole.MEMBER)
     yield Bank(server, services, folder, root, shares)
     services.database.dispose()
 

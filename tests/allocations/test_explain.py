@@ -15,6 +15,7 @@ from allocations.ledger.explain import AllocationStory, LeaseStory, explain
 from allocations.ledger.models import Unit
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
+from tests.places import join
 
 if TYPE_CHECKING:
     from click.testing import Result
@@ -54,9 +55,9 @@ def divided(bench: Bench) -> tuple[str, str]:
     """A consortium of 100 credits, and a part of 10 that ann works in."""
     root = bench.consortium(credits=4000)
     bench.accept("ann")
-    bench.services.members.add(LEAD, root, "ann", MemberRole.MEMBER)
+    join(bench.services.members, LEAD, root, "ann", MemberRole.MEMBER)
     part = bench.services.tree.divide(LEAD, root, name="Part", microcredits=10 * CREDIT, guaranteed=True, lead="lead")
-    bench.services.members.add(LEAD, part, "ann", MemberRole.MEMBER)
+    join(bench.services.members, LEAD, part, "ann", MemberRole.MEMBER)
     return root, part
 
 

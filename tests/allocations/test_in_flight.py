@@ -40,6 +40,7 @@ from allocations.lifecycle.models import (
     RequestKind,
 )
 from tests.allocations.conftest import Bench, make_bench
+from tests.places import join
 from tests.postgres import fresh_database
 
 if TYPE_CHECKING:
@@ -436,7 +437,7 @@ def test_the_last_place_of_a_team_is_offered_once(benches: tuple[Bench, Bench]) 
 def test_one_of_two_leads_stays(benches: tuple[Bench, Bench], step_down: bool) -> None:
     first, second = benches
     root = first.consortium()
-    first.services.members.add(LEAD, root, "ann", MemberRole.LEAD)
+    join(first.services.members, LEAD, root, "ann", MemberRole.LEAD)
 
     def leave(bench: Bench, person: str) -> Act:
         members = bench.services.members

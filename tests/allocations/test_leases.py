@@ -27,6 +27,7 @@ from allocations.errors import (
 from allocations.ledger.models import Transaction, TransactionKind, Unit
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
+from tests.places import join
 
 if TYPE_CHECKING:
     from allocations.leases.views import LeaseView
@@ -275,7 +276,7 @@ def test_a_suspended_allocation_is_neither_started_on_nor_renewed(bench: Bench) 
 def test_who_is_no_longer_a_member_is_not_renewed(bench: Bench) -> None:
     root = bench.consortium()
     bench.accept("ann")
-    bench.services.members.add(Actor("lead"), root, "ann", MemberRole.MEMBER)
+    join(bench.services.members, Actor("lead"), root, "ann", MemberRole.MEMBER)
     lease = bench.acquire(root, "ann")
     bench.services.leases.start(lease.id)
     bench.services.members.remove(Actor("lead"), root, "ann")
@@ -307,7 +308,7 @@ def test_every_charge_counts_at_each_ancestor_and_the_stricter_limit_binds(bench
         for n in (1, 2)
     ]
     for child in capped:
-        services.members.add(lead, child, "ann", MemberRole.MEMBER)
+        join(services.members, lead, child, "ann", MemberRole.MEMBER)
     bench.accept("ann")
     lease = bench.acquire(capped[0], "ann", "compute")
     held = lease.held_microcredits
@@ -332,7 +333,7 @@ def test_admission_never_overspends_under_concurrency(bench: Bench) -> None:
     people = [f"p{n}" for n in range(8)]
     for person in people:
         bench.accept(person)
-        services.members.add(Actor("lead"), root, person, MemberRole.MEMBER)
+        join(services.members, Actor("lead"), root, person, MemberRole.MEMBER)
     with services.database.write() as connection:
         room = SMALL * QUANTUM * 3
         services.lifecycle.change_limit(connection, root, room - 4000 * CREDIT, "t", TransactionKind.GRANT, "lowered")

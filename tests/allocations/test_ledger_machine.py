@@ -48,6 +48,7 @@ from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
 from allocations.policy.loader import load_policy
 from tests.allocations.conftest import POLICIES, Bench, TestClock
+from tests.places import join
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -238,7 +239,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.is_stop_reported = False
         for person in PEOPLE:
             self.bench.accept(person)
-            self.services.members.add(LEAD, self.root, person, MemberRole.MEMBER)
+            join(self.services.members, LEAD, self.root, person, MemberRole.MEMBER)
 
     def teardown(self) -> None:
         """Leave nothing open for the ticks of the next example."""
@@ -312,7 +313,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return multiple()
         assert all(ask() == child for _ in range(times - 1))
         for person in PEOPLE:
-            self.services.members.add(LEAD, child, person, MemberRole.MEMBER)
+            join(self.services.members, LEAD, child, person, MemberRole.MEMBER)
         self.oracle.nodes[child] = Node(parent, microcredits)
         self.note("divide")
         return child

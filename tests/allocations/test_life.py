@@ -16,6 +16,7 @@ from allocations.errors import (
 )
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import ALLOCATION_TRANSITIONS, AllocationAction, AllocationState, MemberRole
+from tests.places import join
 
 if TYPE_CHECKING:
     from tests.allocations.conftest import Bench
@@ -50,7 +51,7 @@ def divided(bench: Bench) -> tuple[str, str]:
     child = bench.services.tree.divide(
         LEAD, root, name="Group", microcredits=CREDIT, guaranteed=True, lead="lead", idempotency_key="k"
     )
-    bench.services.members.add(LEAD, child, "bob", MemberRole.LEAD)
+    join(bench.services.members, LEAD, child, "bob", MemberRole.LEAD)
     return root, child
 
 

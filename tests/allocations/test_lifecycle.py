@@ -15,6 +15,7 @@ from allocations.errors import (
 )
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole, RequestAction, RequestState
+from tests.places import join
 
 if TYPE_CHECKING:
     from tests.allocations.conftest import Bench
@@ -148,7 +149,7 @@ def test_a_repeated_submission_makes_one_request(bench: Bench) -> None:
 
 def test_guaranteed_shares_stay_within_the_parent_and_capped_ones_within_the_ratio(bench: Bench) -> None:
     root = bench.consortium(credits=100)
-    bench.services.members.add(LEAD, root, "bob", MemberRole.MEMBER)
+    join(bench.services.members, LEAD, root, "bob", MemberRole.MEMBER)
     tree = bench.services.tree
 
     def divide(microcredits: int, *, guaranteed: bool, actor: Actor = LEAD) -> str:
@@ -185,9 +186,9 @@ def test_members_are_managed_by_leads_and_managers(bench: Bench) -> None:
     root = bench.consortium()
     members, reports = bench.services.members, bench.services.reports
     with pytest.raises(UnknownAllocationError):
-        members.add(ANN, root, "ann", MemberRole.MEMBER)
-    members.add(LEAD, root, "ann", MemberRole.MANAGER)
-    members.add(ANN, root, "bob", MemberRole.MEMBER)
+        join(members, ANN, root, "ann", MemberRole.MEMBER)
+    join(members, LEAD, root, "ann", MemberRole.MANAGER)
+    join(members, ANN, root, "bob", MemberRole.MEMBER)
     with pytest.raises(NotAllowedError, match="needs a lead"):
         members.remove(ANN, root, "lead")
     with pytest.raises(NotAllowedError):
@@ -198,14 +199,14 @@ def test_members_are_managed_by_leads_and_managers(bench: Bench) -> None:
     assert not reports.allocation(Actor("admin", admin=True), root).leases
     entry = bench.accept("eve")
     with pytest.raises(NotAllowedError, match="room for 1"):
-        members.add(Actor("eve"), entry, "ann", MemberRole.MEMBER)
+        join(members, Actor("eve"), entry, "ann", MemberRole.MEMBER)
 
 
 def test_members_see_their_own_leases_and_leads_see_all(bench: Bench) -> None:
     root = bench.consortium()
     for person in ("ann", "bob"):
         bench.accept(person)
-        bench.services.members.add(LEAD, root, person, MemberRole.MEMBER)
+        join(bench.services.members, LEAD, root, person, MemberRole.MEMBER)
         bench.acquire(root, person)
     seen = {
         name: [lease.person for lease in bench.services.reports.allocation(Actor(name), root).leases]
@@ -239,6 +240,8 @@ def test_only_administrators_suspend_and_they_say_why(bench: Bench) -> None:
 
 
 def test_allocations_are_found_by_what_they_are_called_and_are(bench: Bench) -> None:
+    bench.accept("lead")
+    bench.clock.pass_seconds(1)
     root = bench.consortium()
     for name in ("50 % of_it", "Shear"):
         bench.clock.pass_seconds(1)

@@ -35,6 +35,7 @@ from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole, RequestAction, RequestKind
 from allocations.worker import Worker
 from tests.allocations.conftest import START_MS, Bench, make_bench
+from tests.places import join
 from tests.postgres import fresh_database
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ class MembersMachine(RuleBasedStateMachine):
         for person in PEOPLE:
             self.bench.accept(person)
         for person, node, role in (("ann", self.root, MemberRole.MANAGER), ("bob", parts[0], MemberRole.MEMBER)):
-            self.bench.services.members.add(Actor("lead"), node, person, role)
+            join(self.bench.services.members, Actor("lead"), node, person, role)
             self.places[node][person] = Place(role)
 
     def teardown(self) -> None:
@@ -279,20 +280,6 @@ class MembersMachine(RuleBasedStateMachine):
         if allowed:
             self.answered.append(invitation)
             del self.pending[invitation]
-
-    @rule(actor=actors, place=places, person=people, role=roles)
-    def add(self, actor: str, place: int, person: str, role: MemberRole) -> None:
-        """Without asking, as administrators and tests do; of a member, the role."""
-        node = self.nodes[place]
-        loses_lead = role is not MemberRole.LEAD and self.leads(node, person)
-        allowed = self.manages(actor, node) and not (loses_lead and not self.has_another_lead(node, person))
-        self.try_it("add", allowed, lambda: self.bench.services.members.add(Actor(actor), node, person, role))
-        if allowed:
-            if person in self.places[node]:
-                self.places[node][person].role = role
-            else:
-                self.places[node][person] = Place(role)
-                self.forget_invitations([node], person)
 
     @rule(actor=actors, place=places, person=people, role=st.none() | roles, servers=caps, cores=caps)
     def change(
@@ -684,7 +671,7 @@ class MembersMachine(RuleBasedStateMachine):
 
 _SETTINGS = settings(deadline=None, suppress_health_check=list(HealthCheck))
 VERBS = {
-    *("invite", "answer", "revoke", "add", "change", "remove", "leave", "accept", "agreement", "move", "close"),
+    *("invite", "answer", "revoke", "change", "remove", "leave", "accept", "agreement", "move", "close"),
     *("ask for a supplement", "ask for a renewal", "review", "declare a conflict", "approve", "decline"),
     *("request-revision", "submit", "withdraw", "start", "stop", "tick renews"),
     *("tick ends the server of somebody who left", "tick ends a server on what was closed"),

@@ -18,6 +18,7 @@ from allocations.errors import (
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole, OverrideLimits, OverrideSubject
 from allocations.outbox import NoticeKind
+from tests.places import join
 
 if TYPE_CHECKING:
     from tests.allocations.conftest import Bench
@@ -68,7 +69,7 @@ def test_an_override_is_revoked_once(bench: Bench) -> None:
 
 def test_leads_and_managers_are_told_of_their_allocations_override(bench: Bench) -> None:
     root = bench.consortium()
-    bench.services.members.add(Actor("lead"), root, "ann", MemberRole.MEMBER)
+    join(bench.services.members, Actor("lead"), root, "ann", MemberRole.MEMBER)
     bench.services.overrides.grant(ADMIN, ALLOCATION, root, MORE, "a deadline", 7)
     bench.services.overrides.grant(ADMIN, PERSON, "bob", MORE, "a deadline", 7)
     with bench.services.database.read() as connection:

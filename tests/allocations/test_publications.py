@@ -10,6 +10,7 @@ from allocations.errors import InvalidInputError, NotAllowedError, NotFoundError
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
 from allocations.lifecycle.publications import to_identifiers
+from tests.places import join
 
 if TYPE_CHECKING:
     from tests.allocations.conftest import Bench
@@ -58,7 +59,7 @@ def test_members_link_and_whoever_linked_or_manages_unlinks(bench: Bench) -> Non
     root = bench.consortium()
     publications = bench.services.publications
     for person in ("ann", "bob"):
-        bench.services.members.add(LEAD, root, person, MemberRole.MEMBER)
+        join(bench.services.members, LEAD, root, person, MemberRole.MEMBER)
     with pytest.raises(UnknownAllocationError):
         publications.add(Actor("eve"), root, DOI, "Mine")
     with pytest.raises(UnknownAllocationError):

@@ -17,6 +17,7 @@ from allocations.lifecycle.models import (
 )
 from allocations.lifecycle.stores.overrides import OverrideStore
 from allocations.policy.models import AtOnce
+from tests.places import join
 
 if TYPE_CHECKING:
     from tests.allocations.conftest import Bench
@@ -65,7 +66,7 @@ def test_quotas_say_what_is_used_what_binds_and_why(bench: Bench) -> None:
     child = bench.services.tree.divide(
         Actor("lead"), root, name="Group", microcredits=5_000_000_000, guaranteed=False, lead="lead"
     )
-    bench.services.members.add(Actor("lead"), child, "ann", MemberRole.LEAD)
+    join(bench.services.members, Actor("lead"), child, "ann", MemberRole.LEAD)
     bench.acquire(child)
     with bench.services.database.write() as connection:
         OverrideStore().add(connection, override(1, OverrideSubject.PERSON, "ann", servers_per_person=4))

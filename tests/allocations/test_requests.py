@@ -21,6 +21,7 @@ from allocations.lifecycle.models import (
     RequestState,
 )
 from allocations.policy.models import Shape
+from tests.places import join
 
 if TYPE_CHECKING:
     from allocations.ledger.models import Balance
@@ -101,7 +102,7 @@ def test_an_award_comes_with_an_approval_and_makes_sense(bench: Bench) -> None:
 
 def test_only_leads_and_managers_ask_and_not_twice(bench: Bench) -> None:
     allocation = research(bench)
-    bench.services.members.add(ANN, allocation, "bob", MemberRole.MEMBER)
+    join(bench.services.members, ANN, allocation, "bob", MemberRole.MEMBER)
     with pytest.raises(NotAllowedError):
         bench.services.requests.ask(Actor("bob"), allocation, RequestKind.SUPPLEMENT, "More.", 1)
     ask(bench, allocation, RequestKind.SUPPLEMENT, 5)
@@ -134,7 +135,7 @@ def test_a_supplement_raises_limits_and_sizes_of_the_running_term(bench: Bench) 
 def test_an_extension_moves_the_end_of_the_whole_tree(bench: Bench) -> None:
     root = bench.consortium()
     child = bench.services.tree.divide(LEAD, root, name="G", microcredits=1, guaranteed=True, lead="lead")
-    bench.services.members.add(LEAD, child, "ann", MemberRole.LEAD)
+    join(bench.services.members, LEAD, child, "ann", MemberRole.LEAD)
     with pytest.raises(NotAllowedError, match="part of another"):
         ask(bench, child, RequestKind.EXTENSION, term_days=30)
     pass_days(bench, 370)
@@ -221,7 +222,7 @@ def test_a_conflict_bars_from_reviewing_and_deciding_declared_or_by_membership(b
     requests.review(REVIEWER, asked, comment="I am a co-author", conflict=True)
     with pytest.raises(NotAllowedError, match="conflict"):
         requests.review(REVIEWER, asked, comment="and yet")
-    bench.services.members.add(ANN, allocation, "rev2", MemberRole.MEMBER)
+    join(bench.services.members, ANN, allocation, "rev2", MemberRole.MEMBER)
     with pytest.raises(NotAllowedError, match="member"):
         requests.review(SECOND, asked, comment="good")
     for reviewer in (REVIEWER, SECOND, Actor("ann", reviewer=True)):

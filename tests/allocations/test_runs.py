@@ -21,6 +21,7 @@ from allocations.lifecycle.models import MemberRole
 from allocations.runs import service as runs_service
 from allocations.runs.models import Outcome, RunError
 from allocations.runs.service import Finish, Submission
+from tests.places import join
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,7 +116,7 @@ def test_a_run_waits_for_room_and_says_so(bench: Bench) -> None:
 def test_an_allocation_with_many_runs_does_not_starve_another(bench: Bench) -> None:
     entry, other = bench.accept("ann"), bench.accept("bob")
     root = bench.consortium()
-    bench.services.members.add(Actor("lead"), root, "ann", MemberRole.MEMBER)
+    join(bench.services.members, Actor("lead"), root, "ann", MemberRole.MEMBER)
     for _ in range(5):
         submit(bench, root)
         bench.clock.pass_seconds(1)
@@ -228,7 +229,7 @@ def test_runs_are_shown_after_their_size_is_no_longer_offered(bench: Bench) -> N
 def test_the_runs_of_a_person_who_leaves_are_cancelled(bench: Bench) -> None:
     root = bench.consortium()
     bench.accept("ann")
-    bench.services.members.add(Actor("lead"), root, "ann", MemberRole.MEMBER)
+    join(bench.services.members, Actor("lead"), root, "ann", MemberRole.MEMBER)
     first = submit(bench, root)
     bench.clock.pass_seconds(1)
     waiting = submit(bench, root)

@@ -16,6 +16,7 @@ from allocations.notify.transports import DeliveryError
 from allocations.outbox import NoticeKind
 from tests.allocations.test_notices import ADMIN, DAY, research
 from tests.allocations.test_requests import ANN, REVIEWER
+from tests.places import join
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,10 +87,10 @@ def happen_to_members(bench: Bench, kind: NoticeKind) -> Callable[[], object]:
     if kind is NoticeKind.INVITED:
         invitation = members.invite(Actor("bob"), allocation, "ann", MemberRole.MEMBER)
         return lambda: members.revoke(Actor("bob"), invitation.id)
-    members.add(ADMIN, allocation, "ann", MemberRole.MANAGER)
+    join(members, ADMIN, allocation, "ann", MemberRole.MANAGER)
     if kind is NoticeKind.MEMBER_REMOVED:
         members.remove(Actor("bob"), allocation, "ann")
-        return lambda: members.add(ADMIN, allocation, "ann", MemberRole.MEMBER)
+        return lambda: join(members, ADMIN, allocation, "ann", MemberRole.MEMBER)
     invitation = members.invite(ANN, allocation, "eve", MemberRole.MEMBER)
     members.answer(Actor("eve"), invitation.id, accept=True)
     return lambda: bench.clock.pass_seconds(15 * DAY)
@@ -97,7 +98,7 @@ def happen_to_members(bench: Bench, kind: NoticeKind) -> Callable[[], object]:
 
 def happen_to_allocation(bench: Bench, kind: NoticeKind, allocation: str) -> Callable[[], object]:
     lifecycle, members, requests = bench.services.lifecycle, bench.services.members, bench.services.requests
-    members.add(ADMIN, allocation, "bob", MemberRole.LEAD)
+    join(members, ADMIN, allocation, "bob", MemberRole.LEAD)
 
     def leave() -> None:
         members.remove(Actor("bob"), allocation, "ann")
@@ -177,7 +178,7 @@ def test_what_is_undone_while_the_mail_server_is_away_is_taken_out_of_the_mail(b
 
 def test_a_reminder_is_for_those_who_still_lead_or_manage(bench: Bench) -> None:
     allocation = research(bench)
-    bench.services.members.add(ADMIN, allocation, "bob", MemberRole.MANAGER)
+    join(bench.services.members, ADMIN, allocation, "bob", MemberRole.MANAGER)
     pass_days(bench, 358)
     bench.services.members.change(ANN, allocation, "bob", role=MemberRole.MEMBER)
     out = Keeping()

@@ -19,6 +19,7 @@ from allocations.leases.watch import LeaseWatch, ServerKey, ServerStatus
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
 from allocations.worker import Worker
+from tests.places import join
 
 if TYPE_CHECKING:
     from tests.allocations.conftest import Bench
@@ -231,7 +232,7 @@ def test_one_worker_has_the_duty_and_another_takes_over(bench: Bench) -> None:
 def test_the_server_of_a_person_who_leaves_is_stopped_at_once_and_charged_until_then(bench: Bench) -> None:
     root = bench.consortium()
     bench.accept("ann")
-    bench.services.members.add(Actor("lead"), root, "ann", MemberRole.MEMBER)
+    join(bench.services.members, Actor("lead"), root, "ann", MemberRole.MEMBER)
     leases = [bench.acquire(root, "ann"), bench.acquire(root, "lead")]
     for lease in leases:
         bench.services.leases.start(lease.id)

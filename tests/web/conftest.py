@@ -22,6 +22,7 @@ from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
 from allocations.policy.loader import load_policy
 from allocations.runs.service import Submission
+from tests.places import join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,8 +97,7 @@ class Site:
 
     def join(self, allocation: str, person: str, role: MemberRole = MemberRole.MEMBER, by: str = "lead") -> None:
         """Invite a person and let them accept."""
-        invitation = self.services.members.invite(Actor(by), allocation, person, role)
-        self.services.members.answer(Actor(person), invitation.id, accept=True)
+        join(self.services.members, Actor(by), allocation, person, role)
 
     def queue_run(self, person: str, allocation: str, **parameters: Any) -> str:
         """Queue a run of the small notebook and return its id."""

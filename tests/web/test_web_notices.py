@@ -11,6 +11,7 @@ from allocations.app import PREFIX
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
 from allocations.outbox import Notice, NoticeKind
+from tests.places import join
 
 if TYPE_CHECKING:
     from tests.web.conftest import Site
@@ -80,8 +81,8 @@ def test_many_notices_come_in_pages_and_no_page_marks_what_it_does_not_show(site
 
 def test_a_notice_is_text(site: Site) -> None:
     allocation = site.open("research", HOSTILE, "lead")
-    site.services.members.invite(Actor("lead"), allocation, "ann", MemberRole.MEMBER)
-    site.services.members.add(ADMIN, allocation, "ann", MemberRole.LEAD)
+    join(site.services.members, ADMIN, allocation, "ann", MemberRole.LEAD)
+    site.services.members.invite(Actor("lead"), site.open("research", HOSTILE, "lead"), "ann", MemberRole.MEMBER)
     site.services.lifecycle.suspend(ADMIN, allocation, HOSTILE)
     assert "<script>alert" not in site.browser("ann").get("/notices").text
 

@@ -10,6 +10,7 @@ import pytest
 
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import Award, MemberRole, RequestAction, RequestKind
+from tests.places import join
 
 if TYPE_CHECKING:
     from tests.web.conftest import Browser, Site
@@ -68,7 +69,7 @@ def test_what_cannot_be_linked_keeps_what_was_typed(site: Site) -> None:
 def test_members_link_and_whoever_linked_or_manages_unlinks(site: Site) -> None:
     consortium = site.open("consortium", "Deep fields", "lead")
     for person in ("ann", "bob"):
-        site.services.members.add(Actor("lead"), consortium, person, MemberRole.MEMBER)
+        join(site.services.members, Actor("lead"), consortium, person, MemberRole.MEMBER)
     assert link(site.browser("ann"), consortium)[0] == 303
     (found,) = site.services.reports.publications(Actor("ann"))
     fields = {"publication": found.id, "allocation": consortium}
@@ -90,7 +91,7 @@ def test_what_is_below_is_listed_with_a_whole_and_a_share_alone_by_its_own(site:
     share = site.services.tree.divide(
         Actor("lead"), consortium, name="Part", microcredits=CREDIT, guaranteed=True, lead="lead"
     )
-    site.services.members.add(Actor("lead"), share, "ann", MemberRole.MEMBER)
+    join(site.services.members, Actor("lead"), share, "ann", MemberRole.MEMBER)
     assert link(site.browser("ann"), share)[0] == 303
     assert link(site.browser("lead"), consortium, share)[0] == 303
     whole = site.browser("lead").get(f"/publications?allocation={consortium}").text
@@ -126,7 +127,7 @@ def decided(site: Site) -> str:
     site.services.requests.act(Actor("rev", reviewer=True), more.id, RequestAction.APPROVE, HOSTILE)
     site.services.lifecycle.suspend(Actor("admin", admin=True), opened.allocation_id, "A shared token.")
     site.services.lifecycle.resume(Actor("admin", admin=True), opened.allocation_id, "Explained.")
-    site.services.members.add(Actor("ann"), opened.allocation_id, "bob", MemberRole.MEMBER)
+    join(site.services.members, Actor("ann"), opened.allocation_id, "bob", MemberRole.MEMBER)
     return opened.allocation_id
 
 
@@ -167,7 +168,7 @@ def test_the_history_of_a_share_does_not_name_the_whole(site: Site) -> None:
     share = site.services.tree.divide(
         Actor("lead"), consortium, name="Part", microcredits=CREDIT, guaranteed=True, lead="lead"
     )
-    site.services.members.add(Actor("lead"), share, "ann", MemberRole.MANAGER)
+    join(site.services.members, Actor("lead"), share, "ann", MemberRole.MANAGER)
     page = site.browser("ann").get(f"/allocations/{share}/history").text
     assert "Opened as a share" in page
     assert "Secret fields" not in page

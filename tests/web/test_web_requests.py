@@ -12,6 +12,7 @@ from allocations.clock import MS_PER_DAY
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import Award, MemberRole, RequestAction, RequestKind
 from allocations.policy.models import AtOnce, Shape
+from tests.places import join
 
 if TYPE_CHECKING:
     from tests.web.conftest import Browser, Site
@@ -178,7 +179,7 @@ def test_a_revision_changes_what_is_asked_for(site: Site) -> None:
 
 def test_a_panel_scores_a_supplement_of_a_consortium_and_members_are_kept_out(site: Site) -> None:
     consortium = site.open("consortium", "Deep fields", "lead")
-    site.services.members.add(Actor("lead"), consortium, "admin", MemberRole.MEMBER)
+    join(site.services.members, Actor("lead"), consortium, "admin", MemberRole.MEMBER)
     path = sent_to(site.browser("lead"), consortium, "supplement", credits="200")
     first, second = site.browser("rev"), site.browser("rav")
     assert first.post(f"{path}/review", {"comment": "No score."}).status_code == 422
@@ -241,8 +242,8 @@ def test_a_new_allocation_is_asked_for_with_other_units_and_terms(site: Site) ->
 )
 def test_only_leads_and_managers_ask(site: Site, person: str, status: int) -> None:
     consortium = site.open("consortium", "Secret fields", "lead")
-    site.services.members.add(Actor("lead"), consortium, "bob", MemberRole.MANAGER)
-    site.services.members.add(Actor("lead"), consortium, "ann", MemberRole.MEMBER)
+    join(site.services.members, Actor("lead"), consortium, "bob", MemberRole.MANAGER)
+    join(site.services.members, Actor("lead"), consortium, "ann", MemberRole.MEMBER)
     path = f"/allocations/{consortium}/ask"
     browser = site.browser(person or None)
     page = browser.get(path)
@@ -259,7 +260,7 @@ def test_of_a_share_who_leads_the_whole_is_asked(site: Site) -> None:
     share = site.services.tree.divide(
         Actor("lead"), consortium, name="Part", microcredits=1_000_000, guaranteed=True, lead="lead"
     )
-    site.services.members.add(Actor("lead"), share, "ann", MemberRole.MANAGER)
+    join(site.services.members, Actor("lead"), share, "ann", MemberRole.MANAGER)
     assert "/ask" not in site.browser("ann").get(f"/allocations/{share}").text
     assert f"/allocations/{consortium}/ask" in site.browser("lead").get(f"/allocations/{consortium}").text
     answer = site.browser("ann").get(f"/allocations/{share}/ask")
