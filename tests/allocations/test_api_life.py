@@ -142,11 +142,14 @@ def test_a_draft_is_revised_and_what_is_asked_beside_credits_is_kept(client: Tes
     assert (draft["state"], draft["asked"]["largest"]) == ("draft", [{"cores": 32, "memory_gib": 128, "gpus": 0}])
     path = f"/requests/{draft['id']}"
     assert call(client, "ann", "PATCH", path, {"title": "T 2", "justification": "J 2"}).json()["title"] == "T 2"
+    less = {"title": "T 2", "justification": "J 2", "asked": larger | {"credits": 70, "gpu_hours": 3}}
+    revised = call(client, "ann", "PATCH", path, less).json()
+    assert (revised["credits"], revised["asked"]["gpu_hours"]) == (70, 3)
     assert call(client, "ann", "POST", f"{path}/submit", {}).json()["state"] == "submitted"
     late = call(client, "ann", "PATCH", path, {"title": "T 3", "justification": "J 3"})
     assert (late.status_code, late.json()["code"]) == (409, "transition_not_allowed")
     approved = call(client, "rev", "POST", f"{path}/approve", {}).json()
-    assert limit(client, "ann", approved["allocation"], "gpu_seconds") == 5 * 3600
+    assert limit(client, "ann", approved["allocation"], "gpu_seconds") == 3 * 3600
 
 
 def test_budget_moves_once_under_one_key(client: TestClient, bench: Bench) -> None:  # noqa: F811

@@ -53,10 +53,20 @@ class AskedBody(Body):
         return Award.model_validate(self.model_dump(include=set(AskedBody.model_fields)))
 
 
-class AwardBody(AskedBody):
-    """What is given when that differs from what was asked; `renewable` false for an award that is given once."""
+class AmountsBody(AskedBody):
+    """All that is asked for, with the credits: the tier's own when left out of a request for a term."""
 
     credits: Credits | None = None
+
+    @property
+    def amounts(self) -> Award:
+        """The same, as the lifecycle knows it."""
+        return Award.model_validate(self.model_dump())
+
+
+class AwardBody(AmountsBody):
+    """What is given when that differs from what was asked; `renewable` false for an award that is given once."""
+
     renewable: bool = True
 
     @property

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from fastapi import APIRouter
 
-from allocations.api.v1.awards import AskedBody, AwardBody, Credits
+from allocations.api.v1.awards import AmountsBody, AskedBody, AwardBody, Credits
 from allocations.api.v1.common import Body, OptionalIdempotencyHeader, Reader, Requester, Reviewer, Wired, example
 from allocations.leases.views import View
 from allocations.lifecycle.models import RequestAction, RequestKind
@@ -46,12 +46,15 @@ class MoreBody(AskedBody):
 
 
 class RevisionBody(Body):
-    """The new text of a draft, or of a request that was sent back."""
+    """The new text of a draft, or of a request that was sent back; with `asked`, all that is asked for is new too."""
 
-    model_config = example(title="Dark stars", justification="We look for them in the first twelve images.")
+    model_config = example(
+        title="Dark stars", justification="We look for them in the first twelve images.", asked={"credits": 800}
+    )
 
     title: str
     justification: str
+    asked: AmountsBody | None = None
 
 
 class ProgressBody(Body):
@@ -164,7 +167,8 @@ def get(request_id: str, services: Wired, caller: Reader) -> RequestView:
 def revise(request_id: str, body: RevisionBody, services: Wired, caller: Requester) -> RequestView:
     """Change a draft, or a request that was sent back for revision; the applicant only."""
     services.reports.request(caller.actor, request_id)  # as in `act`
-    services.requests.revise(caller.actor, request_id, body.title, body.justification)
+    asked = None if body.asked is None else body.asked.amounts
+    services.requests.revise(caller.actor, request_id, body.title, body.justification, asked)
     return services.reports.request(caller.actor, request_id)
 
 
