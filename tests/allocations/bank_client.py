@@ -32,8 +32,8 @@ from allocations.errors import (
 )
 from allocations.factory import Services, make_services
 from allocations.leases.models import LeaseKind, LeaseRequest, LeaseState
-from allocations.policy.loader import load_policy
-from tests.allocations.conftest import POLICIES, START_MS
+from tests.allocations.conftest import START_MS
+from tests.fresh import shipped_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +59,7 @@ class BankClock:
 
 def bank_services(database_url: str, run_store: Path) -> Services:
     """Wire the services over the bank's database and clock."""
-    return make_services(Database(database_url), load_policy(POLICIES), run_store, BankClock())
+    return make_services(Database(database_url), shipped_policy(), run_store, BankClock())
 
 
 def require_server_gone(error: OperationalError) -> None:

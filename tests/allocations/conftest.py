@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import uuid
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,15 +15,15 @@ from allocations.db.migrate import upgrade
 from allocations.factory import Services, make_services
 from allocations.leases.models import LeaseKind, LeaseRequest
 from allocations.ledger.audit import audit_ledger
-from allocations.policy.loader import load_policy
+from tests.fresh import fresh_sqlite, shipped_policy
 from tests.postgres import fresh_database, running_postgres
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from allocations.leases.views import LeaseView
 
-POLICIES = Path(__file__).parents[2] / "policies"
 START_MS = 1_800_000_000_000
 
 
@@ -94,18 +93,19 @@ def postgres_server() -> Iterator[str]:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
 def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A migrated database of the test's own."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'allocations.sqlite'}"
+        yield fresh_sqlite(tmp_path)
     else:
         with fresh_database(request.getfixturevalue("postgres_server"), f"t{uuid.uuid4().hex}", "migrated") as url:
             yield url
 
 
 def make_bench(database_url: str, run_store: Path) -> Bench:
+    """Return the services over a database that is migrated."""
     database = Database(database_url)
-    upgrade(database)
     clock = TestClock()
-    return Bench(make_services(database, load_policy(POLICIES), run_store, clock), clock)
+    return Bench(make_services(database, shipped_policy(), run_store, clock), clock)
 
 
 @pytest.fixture

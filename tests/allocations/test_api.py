@@ -12,7 +12,8 @@ from prometheus_client import generate_latest
 
 from allocations.api.identity import HubIdentities, Identity, Scope
 from allocations.api.reference import api_reference
-from allocations.app import PREFIX, create_app
+from allocations.app import PREFIX
+from tests.fresh import fresh_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,11 +44,13 @@ class StubIdentities(HubIdentities):
 
 
 @pytest.fixture
-def client(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+def client(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "x")
     monkeypatch.setenv("JUPYTERHUB_CLIENT_ID", "service-allocations")
     monkeypatch.setenv("JUPYTERHUB_OAUTH_CALLBACK_URL", f"{PREFIX}/oauth_callback")
-    return TestClient(create_app(bench.services, StubIdentities("secret", PREFIX), "local"))
+    # Entered, it keeps one event loop and its threads for all requests of the test.
+    with TestClient(fresh_app(bench.services, StubIdentities("secret", PREFIX))) as client:
+        yield client
 
 
 def call(client: TestClient, who: str, method: str, path: str, body: Any = None, key: str | None = None) -> Any:

@@ -138,7 +138,7 @@ def drive(client: TestClient, bench: Bench, role: str, examples: int) -> int:  #
 
 @pytest.mark.parametrize("role", ROLES)
 def test_every_answer_is_one_that_is_published(client: TestClient, bench: Bench, role: str) -> None:  # noqa: F811
-    assert drive(client, bench, role, examples=4) > 200
+    assert drive(client, bench, role, examples=2) > 100
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from allocations.ledger.audit import audit_ledger
 from allocations.ledger.invariants import Invariant
 from allocations.ledger.models import TransactionKind
 from allocations.lifecycle.authority import Actor
-from tests.allocations.conftest import POLICIES
+from tests.fresh import POLICIES
 
 if TYPE_CHECKING:
     from pathlib import Path

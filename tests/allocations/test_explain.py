@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from sqlalchemy import text
 
-from allocations.cli import main
+from allocations.cli import main, out
 from allocations.errors import NotFoundError
 from allocations.ledger.explain import AllocationStory, LeaseStory, explain
 from allocations.ledger.models import Unit
@@ -46,9 +46,15 @@ def allocation_story(bench: Bench, allocation: str) -> AllocationStory:
     return story
 
 
+@pytest.fixture(autouse=True)
+def wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell on one line, whatever the tests run in."""
+    monkeypatch.setattr(out, "width", 200)
+
+
 def meridian(bench: Bench, *arguments: str) -> Result:
     url = bench.services.database.url.render_as_string(hide_password=False)
-    return CliRunner().invoke(main, ["ledger", "explain", *arguments, "--database", url], env={"COLUMNS": "200"})
+    return CliRunner().invoke(main, ["ledger", "explain", *arguments, "--database", url])
 
 
 def divided(bench: Bench) -> tuple[str, str]:

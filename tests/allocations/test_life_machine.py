@@ -21,6 +21,7 @@ from allocations.ledger.audit import audit_ledger
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import Award, RequestAction, RequestKind
 from tests.allocations.conftest import Bench, make_bench
+from tests.fresh import fresh_sqlite
 from tests.postgres import fresh_database
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class LifeMachine(RuleBasedStateMachine):
         self._stack = ExitStack()
         directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         if self.postgres is None:
-            url = f"sqlite:///{directory / 'a.sqlite'}"
+            url = fresh_sqlite(directory)
         else:
             url = self._stack.enter_context(fresh_database(self.postgres, f"t{uuid.uuid4().hex}", "migrated"))
         self.bench: Bench = make_bench(url, directory / "runs")
@@ -301,9 +302,12 @@ class LifeMachine(RuleBasedStateMachine):
             assert audit_ledger(connection).violations == ()
 
 
-_SETTINGS = settings(max_examples=40, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
-LifeMachine.TestCase.settings = _SETTINGS
-TestLifeMachine = LifeMachine.TestCase
+_SETTINGS = settings(stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.mark.parametrize("examples", [4, pytest.param(40, marks=pytest.mark.slow)])
+def test_the_life_of_an_allocation_agrees_with_the_oracle(examples: int) -> None:
+    run_state_machine_as_test(LifeMachine, settings=settings(_SETTINGS, max_examples=examples))
 
 
 @pytest.mark.slow

@@ -28,11 +28,11 @@ from allocations.lifecycle.models import Award
 from allocations.notify.mailer import retry_ms
 from allocations.notify.transports import DeliveryError, FileTransport, SmtpTransport, Transport
 from allocations.outbox import Notice, NoticeKind
-from allocations.policy.loader import load_policy
 from allocations.settings import MailSettings
 from allocations.worker import Delivery, Worker
-from tests.allocations.conftest import POLICIES, START_MS, Bench, TestClock
+from tests.allocations.conftest import START_MS, Bench, TestClock
 from tests.allocations.test_notices import ADMIN, change, outbox, queue, research
+from tests.fresh import shipped_policy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -94,7 +94,7 @@ def mailer_of(bench: Bench, transport: Transport) -> Mailer:
 def bench_on(database_url: str, folder: Path) -> Bench:
     """Return the services over a database that exists, for another process."""
     clock = TestClock()
-    return Bench(make_services(Database(database_url), load_policy(POLICIES), folder / "runs", clock), clock)
+    return Bench(make_services(Database(database_url), shipped_policy(), folder / "runs", clock), clock)
 
 
 def end_of(bench: Bench, days_before: int) -> str:
@@ -277,6 +277,7 @@ def deliver_thrice(database_url: str, folder: str, at_ms: int, port: int) -> Non
         mailer_of(bench, SmtpTransport(host="127.0.0.1", port=port, starttls=False)).deliver()
 
 
+@pytest.mark.slow  # starts four workers
 def test_workers_at_once_send_each_person_one_mail_a_day(
     bench: Bench, database_url: str, server: Server, tmp_path: Path
 ) -> None:

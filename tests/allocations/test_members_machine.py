@@ -35,6 +35,7 @@ from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole, RequestAction, RequestKind
 from allocations.worker import Worker
 from tests.allocations.conftest import START_MS, Bench, make_bench
+from tests.fresh import fresh_sqlite
 from tests.places import join
 from tests.postgres import fresh_database
 
@@ -126,7 +127,7 @@ class MembersMachine(RuleBasedStateMachine):
         self._stack = ExitStack()
         directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         if self.postgres is None:
-            url = f"sqlite:///{directory / 'a.sqlite'}"
+            url = fresh_sqlite(directory)
         else:
             url = self._stack.enter_context(fresh_database(self.postgres, f"t{uuid.uuid4().hex}", "migrated"))
         self.bench: Bench = make_bench(url, directory / "runs")
@@ -692,8 +693,11 @@ def drive(machine: type[MembersMachine], examples: int, steps: int) -> None:
     assert VERBS - machine.ran.keys() == set()
 
 
-def test_a_team_agrees_with_the_oracle() -> None:
-    run_state_machine_as_test(MembersMachine, settings=settings(_SETTINGS, max_examples=8, stateful_step_count=30))
+@pytest.mark.parametrize("examples", [3, pytest.param(8, marks=pytest.mark.slow)])
+def test_a_team_agrees_with_the_oracle(examples: int) -> None:
+    run_state_machine_as_test(
+        MembersMachine, settings=settings(_SETTINGS, max_examples=examples, stateful_step_count=30)
+    )
 
 
 @pytest.mark.slow

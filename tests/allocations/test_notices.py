@@ -18,7 +18,7 @@ from allocations.notify.inbox import CURSOR_PATTERN
 from allocations.notify.texts import days_until, one_line
 from allocations.outbox import Notice, NoticeKind
 from allocations.policy.loader import load_policy
-from tests.allocations.conftest import POLICIES
+from tests.fresh import POLICIES
 from tests.places import join
 
 if TYPE_CHECKING:

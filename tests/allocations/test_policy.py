@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from allocations.cli import main
 from allocations.errors import PolicyError
 from allocations.policy.loader import load_policy, policy_schema
-from tests.allocations.conftest import POLICIES
+from tests.fresh import POLICIES
 
 if TYPE_CHECKING:
     from pathlib import Path

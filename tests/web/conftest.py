@@ -10,23 +10,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from anyio.from_thread import start_blocking_portal
 from fastapi.testclient import TestClient
 
 from allocations.api.identity import SESSION_COOKIE, HubIdentities, Identity, Scope
-from allocations.app import PREFIX, create_app
+from allocations.app import PREFIX
 from allocations.db.database import Database
 from allocations.db.idempotency import IdempotencyKey
-from allocations.db.migrate import upgrade
 from allocations.factory import Services, make_services
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
-from allocations.policy.loader import load_policy
 from allocations.runs.service import Submission
+from tests.fresh import fresh_app, fresh_sqlite, shipped_policy
 from tests.places import join
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from anyio.from_thread import BlockingPortal
     from fastapi import FastAPI
     from httpx import Response
 
@@ -78,6 +79,7 @@ class Site:
     identities: StubIdentities
     clock: StoppedClock
     run_store: Path
+    loop: BlockingPortal
     _counter: Iterator[int] = field(default_factory=itertools.count)
 
     def browser(self, person: str | None = None) -> Browser:
@@ -120,6 +122,8 @@ class Browser:
     def __init__(self, site: Site, person: str | None) -> None:
         # A fault of the application is looked at as a browser would see it.
         self.http = TestClient(site.app, follow_redirects=False, raise_server_exceptions=False)
+        # One event loop and its threads for all requests of the test.
+        self.http.portal = site.loop
         self.person = person
         if person is not None:
             self.http.cookies.set(SESSION_COOKIE, person)
@@ -148,10 +152,10 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.setenv("JUPYTERHUB_CLIENT_ID", "service-allocations")
     monkeypatch.setenv("JUPYTERHUB_OAUTH_CALLBACK_URL", f"{PREFIX}/oauth_callback")
     monkeypatch.delenv("MERIDIAN_EXAMPLES", raising=False)
-    database = Database(f"sqlite:///{tmp_path / 'allocations.sqlite'}")
-    upgrade(database)
+    database = Database(fresh_sqlite(tmp_path))
     clock, run_store = StoppedClock(), tmp_path / "runs"
-    services = make_services(database, load_policy(ROOT / "policies"), run_store, clock)
+    services = make_services(database, shipped_policy(), run_store, clock)
     identities = StubIdentities("secret", PREFIX)
-    yield Site(create_app(services, identities, "local"), services, identities, clock, run_store)
+    with start_blocking_portal() as loop:
+        yield Site(fresh_app(services, identities), services, identities, clock, run_store, loop)
     database.dispose()
