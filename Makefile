@@ -9,6 +9,8 @@ STATE ?= state
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# The fast tests disturb nobody and share the cores; the slow ones measure time, and each has the machine to itself.
+FAST := -n logical --dist worksteal -m "not slow and not e2e"
 
 .PHONY: help up test test-fast lint bench mutations lock published clean
 
@@ -43,11 +45,12 @@ lint: $(VENV)/installed-dev                    ## check format, style, types and
 	shellcheck scripts/* .ci/run
 
 test-fast: $(VENV)/installed-dev               ## unit and property tests, in under a minute
-	$(BIN)/pytest -q -m "not slow and not e2e"
+	$(BIN)/pytest -q $(FAST)
 
 test: $(VENV)/installed-dev node_modules/installed lint   ## everything, in a real browser against the real platform
 	scripts/install-test-tools chromium postgresql
-	$(BIN)/pytest
+	$(BIN)/pytest $(FAST)
+	$(BIN)/pytest -m "slow or e2e"
 
 bench: $(VENV)/installed-dev node_modules/installed       ## compare with the alternatives, in the same run
 	scripts/install-test-tools postgresql

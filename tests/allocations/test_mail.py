@@ -240,6 +240,7 @@ def deliver_and_die(database_url: str, folder: str, at_ms: int, port: int) -> No
     mailer_of(bench, DyingTransport(transport)).deliver()
 
 
+@pytest.mark.slow  # starts a process
 def test_a_crash_between_sending_and_marking_sends_the_same_mail_again(
     bench: Bench, database_url: str, server: Server, tmp_path: Path
 ) -> None:

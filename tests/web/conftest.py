@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from anyio.from_thread import BlockingPortal
     from fastapi import FastAPI
-    from httpx import Response
+    from httpx2 import Response
 
 ROOT = Path(__file__).parents[2]
 START_MS = 1_800_000_000_000
