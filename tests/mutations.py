@@ -110,7 +110,14 @@ MUTATIONS = (
     Mutation(
         "what is admitted is not counted for the next of the batch",
         "allocations/leases/admission.py",
-        "        on_tree[request.person] = own + InUse(int(is_server), size.cores, size.gpus)\n",
+        "        on_tree[request.person] = own + taken\n",
+        "",
+        (f"{T}admission.py",),
+    ),
+    Mutation(
+        "what is admitted is not counted on the tree for the next of the batch",
+        "allocations/leases/admission.py",
+        "        view.in_trees[allocation.root_id] = in_tree + taken\n",
         "",
         (f"{T}admission.py",),
     ),
@@ -329,6 +336,20 @@ MUTATIONS = (
         "allocations/lifecycle/requests.py",
         "for member in self.allocations.members(connection, nodes)):",
         "for member in self.allocations.members(connection, nodes[:0])):",
+        (f"{T}requests.py",),
+    ),
+    Mutation(
+        "what is over may be asked for more",
+        "allocations/lifecycle/requests.py",
+        "        self.lifecycle.require_open_to(allocation, kind)\n",
+        "",
+        (f"{T}requests.py",),
+    ),
+    Mutation(
+        "an instalment is granted to what is over",
+        "allocations/lifecycle/allocations.py",
+        "        self.require_open_to(allocation, RequestKind.INSTALMENT)\n",
+        "",
         (f"{T}requests.py",),
     ),
     # ---------------------------------------------------------------- members

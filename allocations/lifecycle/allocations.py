@@ -13,6 +13,7 @@ from allocations.lifecycle.authority import PLATFORM, Actor, Authority
 from allocations.lifecycle.models import (
     ALLOCATION_TRANSITIONS,
     MANAGING_ROLES,
+    MORE_IN_STATES,
     USABLE_STATES,
     Allocation,
     AllocationAction,
@@ -21,6 +22,7 @@ from allocations.lifecycle.models import (
     Award,
     Member,
     MemberRole,
+    RequestKind,
 )
 from allocations.outbox import Notice, NoticeKind
 
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
 
 SECONDS_PER_HOUR = 3600
 RENEWAL_STATES = frozenset({AllocationState.EXPIRING, AllocationState.GRACE})
+_INSTEAD = {
+    AllocationState.GRACE: "Ask for a renewal or an extension instead.",
+    AllocationState.SUSPENDED: "Ask again when an administrator has resumed it.",
+}
 _NOTICE_OF = {
     AllocationState.GRACE: NoticeKind.ENDED,
     AllocationState.ARCHIVED: NoticeKind.ARCHIVED,
@@ -114,9 +120,10 @@ class AllocationService:
         return allocation
 
     def release_instalment(self, connection: Connection, allocation_id: str, actor: str, why: str) -> None:
-        """Grant the next instalment; TransitionError when all are granted."""
+        """Grant the next instalment; TransitionError when all are granted, or when the term is over."""
         self.ledger.lock(connection, [allocation_id])
         allocation = self.authority.find(connection, allocation_id)
+        self.require_open_to(allocation, RequestKind.INSTALMENT)
         tier = self.policy.tier(allocation.tier)
         released = allocation.award.instalments_released
         if released >= len(tier.budget.instalments):
@@ -133,7 +140,7 @@ class AllocationService:
         The credits stay out of the award of the term, so that its later instalments are what they were.
         """
         allocation = self._locked(connection, allocation_id)
-        self._require_calendar(allocation, USABLE_STATES)
+        self.require_open_to(allocation, RequestKind.SUPPLEMENT)
         before = allocation.award
         if award.credits:
             amount = award.credits * MICROCREDITS_PER_CREDIT
@@ -160,7 +167,7 @@ class AllocationService:
     def extend(self, connection: Connection, allocation_id: str, days: int, actor: str, why: str) -> None:
         """Let an allocation, and all below it, end some days later."""
         allocation = self._locked(connection, allocation_id)
-        self._require_calendar(allocation, ALLOCATION_TRANSITIONS[AllocationAction.EXTEND].sources)
+        self.require_open_to(allocation, RequestKind.EXTENSION)
         self._end_at(
             connection,
             allocation,
@@ -194,6 +201,18 @@ class AllocationService:
                 why,
                 award=award.model_dump(mode="json", exclude_defaults=True),
                 begins_at_ms=allocation.ends_at_ms,
+            )
+
+    def require_open_to(self, allocation: Allocation, kind: RequestKind) -> None:
+        """Raise TransitionError where nothing of a kind can be granted now: what is over gets nothing more."""
+        if kind is RequestKind.RENEWAL:
+            self.require_renewable(allocation)
+            return
+        state = self.state_at(allocation, self.clock.now_ms())
+        if state not in MORE_IN_STATES[kind]:
+            raise TransitionError(
+                f"“{allocation.name}” is {state}: it gets no {kind}.",
+                _INSTEAD.get(state, "Request a new allocation instead."),
             )
 
     def require_renewable(self, allocation: Allocation) -> None:
@@ -318,11 +337,6 @@ class AllocationService:
         root_id = self.authority.find(connection, allocation_id).root_id
         self.ledger.lock(connection, [root_id])
         return self.authority.find(connection, allocation_id)
-
-    def _require_calendar(self, allocation: Allocation, sources: frozenset[AllocationState]) -> None:
-        state = self.state_at(allocation, self.clock.now_ms())
-        if state not in sources:
-            raise TransitionError(f"“{allocation.name}” is {state}.", "Nothing was changed.")
 
     def _act(self, actor: Actor, allocation_id: str, action: AllocationAction, why: str) -> None:
         """Do what a person decided; archiving and closing take all below along."""

@@ -248,6 +248,14 @@ class RequestKind(StrEnum):
     RENEWAL = "renewal"
 
 
+# In which states of an allocation more is asked for and granted; a renewal has a time of its own.
+MORE_IN_STATES: dict[RequestKind, frozenset[AllocationState]] = {
+    RequestKind.INSTALMENT: USABLE_STATES,
+    RequestKind.SUPPLEMENT: USABLE_STATES,
+    RequestKind.EXTENSION: ALLOCATION_TRANSITIONS[AllocationAction.EXTEND].sources,
+}
+
+
 class Party(StrEnum):
     """In which part a person acts on a request."""
 

@@ -147,6 +147,7 @@ class RequestService:
                 f"An allocation of the {tier.title} tier is renewed with the user agreement, and not made larger.",
                 "Request a higher tier instead.",
             )
+        self.lifecycle.require_open_to(allocation, kind)
         amount = credits or asked.credits
         if kind is RequestKind.INSTALMENT:
             released = allocation.award.instalments_released
@@ -157,7 +158,6 @@ class RequestService:
         else:
             title = f"{kind.capitalize()} of {allocation.name}"
         if kind is RequestKind.RENEWAL:
-            self.lifecycle.require_renewable(allocation)
             amount = _require_credits(amount, tier.budget.credits)
         elif amount is not None:
             amount = _require_credits(amount, amount)

@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING
 from allocations.clock import MS_PER_DAY, to_rfc3339
 from allocations.errors import AllocationsError
 from allocations.leases.views import View
-from allocations.lifecycle.models import (
-    ALLOCATION_TRANSITIONS,
-    USABLE_STATES,
-    AllocationAction,
-    Award,
-    RequestKind,
-)
+from allocations.lifecycle.models import Award, RequestKind
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -24,11 +18,6 @@ if TYPE_CHECKING:
     from allocations.lifecycle.models import Allocation
     from allocations.lifecycle.stores.requests import RequestStore
     from allocations.policy.models import Policy
-
-_STATES = {
-    RequestKind.SUPPLEMENT: USABLE_STATES,
-    RequestKind.EXTENSION: ALLOCATION_TRANSITIONS[AllocationAction.EXTEND].sources,
-}
 
 
 class StandingView(View):
@@ -104,13 +93,10 @@ class StandingViewBuilder:
             return "An allocation of this tier is renewed with the user agreement. Request a higher tier instead."
         if self.requests.is_waiting(connection, allocation.id, kind):
             return "It has been asked for, and is not decided yet."
-        if kind is RequestKind.RENEWAL:
-            if allocation.renewal is not None:
-                return "It has been renewed already: the next term begins when this one ends."
-            try:
-                self.lifecycle.require_renewable(allocation)
-            except AllocationsError as error:
-                return f"{error.detail} {error.remedy}"
-            return ""
-        state = self.lifecycle.state_at(allocation, self.lifecycle.clock.now_ms())
-        return "" if state in _STATES[kind] else f"The allocation is {state}."
+        if kind is RequestKind.RENEWAL and allocation.renewal is not None:
+            return "It has been renewed already: the next term begins when this one ends."
+        try:
+            self.lifecycle.require_open_to(allocation, kind)
+        except AllocationsError as error:
+            return f"{error.detail} {error.remedy}"
+        return ""

@@ -94,6 +94,7 @@ def _show(
             found.role in MANAGING_ROLES
             and reader.has(Scope.REQUEST)
             and found.parent is None
+            and found.state in USABLE_STATES
             and found.instalments_released < found.instalments
         ),
         invitations=services.members.invitations_on(reader.actor, allocation_id) if is_open else [],

@@ -15,7 +15,7 @@ from allocations.lifecycle.overrides import DAYS_MAX
 from allocations.policy.models import Shape
 from allocations.web.formats import SECONDS_PER_HOUR
 from allocations.web.forms import to_whole, to_whole_between
-from allocations.web.render import page, see
+from allocations.web.render import new_key, page, see
 from allocations.web.session import Sent, form_needs, page_needs
 
 router = APIRouter(prefix="/admin/overrides")
@@ -62,6 +62,7 @@ def grant(request: Request, services: Wired, sent: AdministratorForm) -> Respons
             _limits(sent),
             sent.text("reason"),
             to_whole(sent.text("days"), "Days"),
+            idempotency_key=sent.key() or None,
         )
     except AllocationsError as error:
         typed = {name: sent.text(name) for name in FIELDS}
@@ -123,4 +124,5 @@ def _overrides(
         ),
         typed=typed,
         days_max=DAYS_MAX,
+        key=new_key(),
     )

@@ -40,6 +40,11 @@ ASKED = {
     RequestKind.EXTENSION: (None, Award(term_days=20)),
     RequestKind.RENEWAL: (900, Award()),
 }
+ASKED_IN = {
+    RequestKind.SUPPLEMENT: {"active", "expiring"},
+    RequestKind.EXTENSION: {"active", "expiring", "grace"},
+    RequestKind.RENEWAL: {"expiring", "grace"},
+}
 PANEL_KINDS = {RequestKind.SUPPLEMENT, RequestKind.RENEWAL}
 
 
@@ -151,7 +156,7 @@ class LifeMachine(RuleBasedStateMachine):
             request["kind"] is kind and request["state"] in OPEN | {"revision requested"}
             for request in self.asked.values()
         )
-        allowed = not waiting and (kind is not RequestKind.RENEWAL or self.calendar() in {"expiring", "grace"})
+        allowed = not waiting and self.calendar() in ASKED_IN[kind]
         amount, asked = ASKED[kind]
 
         def act() -> None:

@@ -186,6 +186,41 @@ def test_a_renewal_in_grace_begins_at_once_and_an_archived_allocation_has_none(b
         ask(bench, allocation, RequestKind.RENEWAL)
 
 
+@pytest.mark.parametrize(
+    ("days", "kinds", "remedy"),
+    [
+        (0, {*RequestKind} - {RequestKind.NEW, RequestKind.RENEWAL}, ""),
+        (370, {RequestKind.EXTENSION, RequestKind.RENEWAL}, "renewal or an extension"),
+        (456, set(), "new allocation"),
+        (900, set(), "new allocation"),
+    ],
+    ids=["active", "grace", "archived", "closed"],
+)
+def test_what_cannot_be_granted_any_more_is_refused_when_it_is_asked(
+    bench: Bench, days: int, kinds: set[RequestKind], remedy: str
+) -> None:
+    allocation = research(bench)
+    pass_days(bench, days)
+    asked = {RequestKind.SUPPLEMENT: {"gpu_hours": 5}, RequestKind.EXTENSION: {"term_days": 9}}
+    for kind in sorted({*RequestKind} - {RequestKind.NEW} - kinds):
+        with pytest.raises(TransitionError) as refused:
+            ask(bench, allocation, kind, **asked.get(kind, {}))
+        assert kind is RequestKind.RENEWAL or remedy in refused.value.remedy
+    for kind in sorted(kinds):
+        bench.services.requests.act(REVIEWER, ask(bench, allocation, kind, **asked.get(kind, {})), APPROVE)
+
+
+def test_what_was_asked_in_time_is_not_granted_to_what_is_over(bench: Bench) -> None:
+    allocation = research(bench)
+    report = bench.services.requests.report_progress(ANN, allocation, "Found two.").id
+    waiting = [report, ask(bench, allocation, RequestKind.SUPPLEMENT, 5)]
+    pass_days(bench, 456)
+    for one in waiting:
+        with pytest.raises(TransitionError, match="archived"):
+            bench.services.requests.act(REVIEWER, one, APPROVE)
+    assert balance(bench, allocation).limit == 500 * CREDIT
+
+
 def test_an_award_that_is_not_renewable_says_so(bench: Bench) -> None:
     allocation = research(bench, Award(renewable=False))
     pass_days(bench, 310)

@@ -122,6 +122,20 @@ def test_an_override_is_granted_listed_and_ended(site: Site) -> None:
     assert admin.post("/admin/overrides/o-none/end", {"why": "Done."}).status_code == 404
 
 
+def test_an_override_that_is_sent_twice_is_granted_once(site: Site) -> None:
+    admin = site.browser("admin")
+    form = admin.get("/admin/overrides").text
+    keys = re.findall(r'name="key" value="([^"]+)"', form)
+    assert len(keys) == 1
+    for _ in range(2):
+        assert admin.post("/admin/overrides", ANN | {"key": keys[0]}).headers["location"].endswith("done=granted")
+    assert len(site.services.overrides.in_force(ADMIN)) == 1
+    other = admin.post("/admin/overrides", ANN | {"key": keys[0], "days": "8"})
+    assert other.status_code == 409
+    assert f'name="key" value="{keys[0]}"' not in other.text, "what is changed after an error may be sent"
+    assert len(site.services.overrides.in_force(ADMIN)) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "says"),
     [
