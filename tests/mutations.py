@@ -352,6 +352,20 @@ MUTATIONS = (
         "",
         (f"{T}requests.py",),
     ),
+    Mutation(
+        "a supplement is granted to what is over",
+        "allocations/lifecycle/allocations.py",
+        "        self.require_open_to(allocation, RequestKind.SUPPLEMENT)\n",
+        "",
+        (f"{T}requests.py",),
+    ),
+    Mutation(
+        "an extension is granted to what is over",
+        "allocations/lifecycle/allocations.py",
+        "        self.require_open_to(allocation, RequestKind.EXTENSION)\n",
+        "",
+        (f"{T}requests.py",),
+    ),
     # ---------------------------------------------------------------- members
     Mutation(
         "an answer does not wait for a revocation",

@@ -87,6 +87,18 @@ def test_what_runs_at_once_is_counted_within_a_batch(bench: Bench) -> None:
     bench.assert_clean()
 
 
+def test_what_others_run_in_the_tree_is_counted_within_a_batch(bench: Bench) -> None:
+    root = bench.consortium()
+    names = people(bench, root, 3)
+    bench.services.overrides.grant(
+        Actor("root", admin=True), OverrideSubject.ALLOCATION, root, OverrideLimits(cores=2), "A small pool.", 7
+    )
+    answers = decide(bench, [Asked(bench.request(root, name), "spawner", bench.key()) for name in names])
+    assert [type(one) for one in answers] == [LeaseView, LeaseView, AtOnceLimitError]
+    assert "2 cores at once; 2 run now" in str(answers[2])
+    bench.assert_clean()
+
+
 def test_a_key_that_stands_twice_in_a_batch_holds_once(bench: Bench) -> None:
     root = bench.consortium()
     (name,) = people(bench, root, 1)

@@ -214,6 +214,7 @@ def test_what_was_asked_in_time_is_not_granted_to_what_is_over(bench: Bench) -> 
     allocation = research(bench)
     report = bench.services.requests.report_progress(ANN, allocation, "Found two.").id
     waiting = [report, ask(bench, allocation, RequestKind.SUPPLEMENT, 5)]
+    waiting.append(ask(bench, allocation, RequestKind.EXTENSION, term_days=9))
     pass_days(bench, 456)
     for one in waiting:
         with pytest.raises(TransitionError, match="archived"):
