@@ -13,7 +13,7 @@ from prometheus_client import generate_latest
 from allocations.api.identity import HubIdentities, Identity, Scope
 from allocations.api.reference import api_reference
 from allocations.app import PREFIX
-from tests.fresh import fresh_app
+from tests.fresh_app import fresh_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

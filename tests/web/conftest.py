@@ -21,7 +21,8 @@ from allocations.factory import Services, make_services
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
 from allocations.runs.service import Submission
-from tests.fresh import fresh_app, fresh_sqlite, shipped_policy
+from tests.fresh import fresh_sqlite, shipped_policy
+from tests.fresh_app import fresh_app
 from tests.places import join
 
 if TYPE_CHECKING:
