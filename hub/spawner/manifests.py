@@ -10,7 +10,7 @@ import copy
 import hashlib
 import math
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import MappingProxyType
@@ -39,6 +39,7 @@ KIND = "meridian/kind"
 GPU_TYPE = "meridian/gpu-type"
 NOTEBOOK = "notebook"
 NVIDIA_GPU = "nvidia.com/gpu"
+EPHEMERAL_STORAGE = "ephemeral-storage"
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -54,7 +55,7 @@ _SUFFIXES = {"": Decimal(1), "n": Decimal(10) ** -9, "u": Decimal(10) ** -6, "m"
     for power, prefix in enumerate("kMGTPE", 1)
     for suffix, base in ((prefix, Decimal(1000)), (f"{prefix.upper()}i", Decimal(1024)))
 }
-_SHARED_RESOURCES = frozenset({"cpu", "memory", "ephemeral-storage"})
+_SHARED_RESOURCES = frozenset({"cpu", "memory", EPHEMERAL_STORAGE})
 
 
 def label_value(name: str) -> str:
@@ -113,6 +114,10 @@ class Mount:
         """The claim that the volume is, None for another kind of volume."""
         return (self.source.get("persistentVolumeClaim") or {}).get("claimName")
 
+    def part(self, sub_path: str) -> Mount:
+        """The same with a part of the volume only."""
+        return replace(self, sub_path=sub_path)
+
 
 @dataclass(frozen=True, slots=True)
 class PodTerms:
@@ -149,7 +154,7 @@ def bind_pod(pod: V1Pod, terms: PodTerms) -> tuple[V1Pod, tuple[str, ...]]:
     pod.metadata.annotations = (pod.metadata.annotations or {}) | annotations_of(lease)
     notebook = notebook_of(pod)
     paid = quantities_of(lease.resources, terms.gpu_resource)
-    beyond = _bind_notebook(notebook, paid, terms.unpriced_resources)
+    beyond = [*_bind_notebook(notebook, paid, terms.unpriced_resources)]
     for container in [*spec.containers, *(spec.init_containers or [])]:
         if container is not notebook:
             beyond += _take_unpaid(container, terms.unpriced_resources)
@@ -179,31 +184,43 @@ def notebook_of(pod: V1Pod) -> V1Container:
     return found
 
 
-def _bind_notebook(notebook: V1Container, paid: Mapping[str, str], unpriced: frozenset[str]) -> list[str]:
-    asked = notebook.resources or V1ResourceRequirements()
-    limits, requests = dict(asked.limits or {}), dict(asked.requests or {})
-    beyond = []
-    for name, amount in sorted((requests | limits).items()):
-        pays = paid.get(name)
-        if name in unpriced or name == "ephemeral-storage":
-            continue
-        if pays is None or _amount(amount) > _amount(pays):
-            beyond.append(_beyond(name, amount, pays))
-    kept = {name for name in limits | requests if name in unpriced or name == "ephemeral-storage"}
-    notebook.resources = V1ResourceRequirements(
-        limits={name: value for name, value in limits.items() if name in kept} | dict(paid),
-        requests={name: value for name, value in requests.items() if name in kept} | dict(paid),
+def beyond_lease(asked: Mapping[str, Any], paid: Mapping[str, str], unpriced: frozenset[str]) -> tuple[str, ...]:
+    """A sentence for each resource that is asked for beyond what a lease pays for."""
+    return tuple(
+        _beyond(name, amount, paid.get(name))
+        for name, amount in sorted(asked.items())
+        if name not in unpriced | {EPHEMERAL_STORAGE}
+        and amount is not None
+        and _amount(amount) > _amount(paid.get(name, "0"))
     )
-    return beyond
 
 
-def _take_unpaid(container: V1Container, unpriced: frozenset[str]) -> list[str]:
+def _bind_notebook(notebook: V1Container, paid: Mapping[str, str], unpriced: frozenset[str]) -> tuple[str, ...]:
+    limits, requests = _resources(notebook)
+    free = unpriced | {EPHEMERAL_STORAGE}
+    notebook.resources = V1ResourceRequirements(
+        limits={name: amount for name, amount in limits.items() if name in free} | dict(paid),
+        requests={name: amount for name, amount in requests.items() if name in free} | dict(paid),
+    )
+    return beyond_lease(requests | limits, paid, unpriced)
+
+
+def _take_unpaid(container: V1Container, unpriced: frozenset[str]) -> tuple[str, ...]:
     """Take devices from a container beside the server: a lease's GPUs are for the server itself."""
-    beyond: dict[str, str] = {}
-    for wanted in (container.resources.limits, container.resources.requests) if container.resources else ():
-        for name in set(wanted or {}) - _SHARED_RESOURCES - unpriced:
-            beyond[name] = _beyond(name, wanted.pop(name), None)
-    return list(beyond.values())
+    limits, requests = _resources(container)
+    beyond = {name: amount for name, amount in (requests | limits).items() if name not in unpriced | _SHARED_RESOURCES}
+    if beyond:
+        container.resources = V1ResourceRequirements(
+            limits={name: amount for name, amount in limits.items() if name not in beyond},
+            requests={name: amount for name, amount in requests.items() if name not in beyond},
+        )
+    return beyond_lease(beyond, {}, unpriced)
+
+
+def _resources(container: V1Container) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The limits and requests of a container; configuration may have given them as JSON."""
+    resources = _plain(container.resources) or {}
+    return resources.get("limits") or {}, resources.get("requests") or {}
 
 
 def _beyond(name: str, amount: object, pays: str | None) -> str:
@@ -279,6 +296,9 @@ def pod_end(pod: Mapping[str, Any], now: datetime) -> PodEnd | None:
     if status.get("phase") in {"Failed", "Succeeded"}:
         return PodEnd(_since(status, "DisruptionTarget", "True") or _since(status, "Ready", "False"))
     deleted = pod["metadata"].get("deletionTimestamp")
+    if deleted and state and "running" not in state:
+        # A kubelet that has removed the container already (seen of 1.20) shows it as if it were still to come.
+        return PodEnd(_since(status, "Ready", "False"))
     if deleted and _time(deleted) + LOST_AFTER < now:
         return PodEnd(min(_since(status, "Ready", "False") or now, _time(deleted)))
     return None
