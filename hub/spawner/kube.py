@@ -222,6 +222,9 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
 
     async def stop(self, now: bool = False) -> None:
         """Stop the pod and settle its lease; or only make room for the pod that is being started."""
+        pod = self.watched_pod
+        # What has not begun to run has nothing to finish, and a kubelet may take a minute to see that.
+        now = now or (pod is not None and pod_start(pod) is None)
         if _making_room.get():
             await super(AllocationSpawnerMixin, self).stop(now=now)
         else:

@@ -95,9 +95,13 @@ class Witness:
         self._stopped.set()
         self._watch.stop()
 
-    def seconds(self, lease: str) -> int:
-        """For how long the container of a lease ran, whole seconds."""
-        return round((self.finished[lease] - self.started[lease]).total_seconds())
+    def seconds(self, lease: LeaseView) -> int:
+        """For how many whole seconds the container of a lease ran.
+
+        The API server cuts the start off to the second, and so may show it as before the lease was there.
+        """
+        acquired_at = datetime.fromisoformat(lease.acquired_at)
+        return int((self.finished[lease.id] - max(self.started[lease.id], acquired_at)).total_seconds())
 
     def _look(self) -> None:
         # A watch is cut off with the API server that serves it, and goes on where it was.
@@ -147,6 +151,9 @@ class KubeBench:
             config.KubeSpawner.start_timeout = 60
             config.KubeSpawner.cmd = FOREVER
             options = {"allocation": self.allocation, "size": size, "image": image} | traits.pop("options", {})
+            if name not in self.user.orm_user.orm_spawners:
+                self.user.db.add(orm.Spawner(name=name, user=self.user.orm_user))
+                self.user.db.commit()
             spawner: KubeAllocationSpawner = self.user._new_spawner(
                 name,
                 spawner_class=KubeAllocationSpawner,
@@ -198,10 +205,12 @@ class KubeBench:
 
         await exponential_backoff(ended, "the server runs on", timeout=120, max_wait=0.5)
 
-    def assert_charged(self, seconds: float, lease: LeaseView | None = None) -> None:
-        """One's only lease is settled with exactly this many seconds, and the ledger's audit finds nothing."""
-        (lease,) = [lease] if lease else self.leases()
-        assert (lease.state, lease.charged_microcredits) == ("settled", seconds * lease.microcredits_per_second)
+    def assert_charged_as_shown(self) -> None:
+        """Every lease is settled with exactly the seconds that the API server showed, and the audit finds nothing."""
+        assert self.leases()
+        for lease in self.leases():
+            charge = self.witness.seconds(lease) * lease.microcredits_per_second
+            assert (lease.state, lease.charged_microcredits) == ("settled", charge)
         self.assert_clean()
 
     def assert_clean(self) -> None:
