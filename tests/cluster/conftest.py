@@ -22,17 +22,19 @@ SCRIPTS = Path(__file__).parent / "scripts"
 LOCK = Path("/tmp/meridian-cluster.lock")
 GPU_TYPE = "t4"
 GPUS = 4
+OWN_HOST = "10.244.0.1"
 # Building Kubernetes takes eleven minutes on an idle machine of two cores, the image one; once, then they are cached.
 BUILD_SECONDS = 3600
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster with a namespace for this session, and the image that servers start from."""
+    """A cluster with a namespace for this session, the image that servers start from, and this machine's address."""
 
     core: client.CoreV1Api
     namespace: str
     image: str
+    host: str
 
 
 def run_script(name: str, *arguments: str) -> str:
@@ -43,14 +45,14 @@ def run_script(name: str, *arguments: str) -> str:
     if done.returncode:
         pytest.fail(
             f"tests/cluster/scripts/{name} ended with status {done.returncode}, see above. These tests need root on "
-            "Debian bookworm, or KUBECONFIG and MERIDIAN_TEST_IMAGE set to a cluster of yours and an image it has."
+            "Debian bookworm, or KUBECONFIG set to a cluster of yours."
         )
     return done.stdout.strip()
 
 
 @contextmanager
-def own_cluster() -> Iterator[str]:
-    """Start this machine's cluster and give the image's name; stop it if it did not run before.
+def own_cluster() -> Iterator[tuple[str, str]]:
+    """Start this machine's cluster; give the image's name and the address; stop it if it did not run before.
 
     The cluster's addresses exist once on a machine: sessions that run at the same time come one after the other.
     """
@@ -61,7 +63,7 @@ def own_cluster() -> Iterator[str]:
         )
         try:
             os.environ["KUBECONFIG"] = run_script("up")
-            yield run_script("image", str(Path(sys.executable).parent / "pip"))
+            yield run_script("image", str(Path(sys.executable).parent / "pip")), OWN_HOST
         finally:
             os.environ.pop("KUBECONFIG", None)
             if ran_before.returncode:
@@ -69,26 +71,38 @@ def own_cluster() -> Iterator[str]:
 
 
 @contextmanager
-def given_cluster() -> Iterator[str]:
-    """Use the cluster that KUBECONFIG names; MERIDIAN_TEST_IMAGE must name the image, as `scripts/image` makes it."""
-    image = os.environ.get("MERIDIAN_TEST_IMAGE")
-    if not image:
-        pytest.fail("KUBECONFIG is set: set MERIDIAN_TEST_IMAGE too, to an image with jupyterhub-singleuser.")
-    yield image
+def given_cluster() -> Iterator[tuple[str, str]]:
+    """Use the cluster that KUBECONFIG names, with the image and the address that stand beside it."""
+    missing = [name for name in ("MERIDIAN_TEST_IMAGE", "MERIDIAN_TEST_HOST") if not os.environ.get(name)]
+    if missing:
+        pytest.fail(
+            f"KUBECONFIG is set, and {' and '.join(missing)} is not: name an image with jupyterhub-singleuser, as "
+            "tests/cluster/scripts/image makes it, and the address at which pods reach this machine."
+        )
+    yield os.environ["MERIDIAN_TEST_IMAGE"], os.environ["MERIDIAN_TEST_HOST"]
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    with given_cluster() if os.environ.get("KUBECONFIG") else own_cluster() as image:
+    with given_cluster() if os.environ.get("KUBECONFIG") else own_cluster() as (image, host):
         config.load_kube_config()
         core = client.CoreV1Api()
         namespace = f"meridian-test-{uuid.uuid4().hex[:8]}"
         core.create_namespace({"metadata": {"name": namespace}})
         advertise_gpus(core)
         try:
-            yield Cluster(core, namespace, image)
+            yield Cluster(core, namespace, image, host)
         finally:
             core.delete_namespace(namespace, grace_period_seconds=0)
+
+
+@pytest.fixture
+def hub_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the service's application reads when it is made within the test."""
+    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "x")
+    monkeypatch.setenv("JUPYTERHUB_API_URL", "http://127.0.0.1:1/hub/api")
+    monkeypatch.setenv("JUPYTERHUB_CLIENT_ID", "service-allocations")
+    monkeypatch.setenv("JUPYTERHUB_OAUTH_CALLBACK_URL", "/services/allocations/oauth_callback")
 
 
 def advertise_gpus(core: client.CoreV1Api) -> None:

@@ -24,14 +24,6 @@ GREEDY = ["python3", "-c", "import time; time.sleep(2); x = b'x' * 2**31; time.s
 
 
 @pytest.fixture
-def hub_environment(monkeypatch):
-    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "x")
-    monkeypatch.setenv("JUPYTERHUB_API_URL", "http://127.0.0.1:1/hub/api")
-    monkeypatch.setenv("JUPYTERHUB_CLIENT_ID", "service-allocations")
-    monkeypatch.setenv("JUPYTERHUB_OAUTH_CALLBACK_URL", "/services/allocations/oauth_callback")
-
-
-@pytest.fixture
 def bench(cluster, tmp_path, hub_environment):
     with kube_bench(cluster, tmp_path) as made:
         yield made
