@@ -87,6 +87,7 @@ class Witness:
         self.pods: dict[str, Any] = {}
         self.started: dict[str, datetime] = {}
         self.finished: dict[str, datetime] = {}
+        self.evicted: dict[str, datetime] = {}
 
     @contextmanager
     def looking(self) -> Iterator[Witness]:
@@ -113,6 +114,9 @@ class Witness:
     def _note(self, pod: Any) -> None:
         lease = (pod.metadata.annotations or {}).get(LEASE, pod.metadata.name)
         self.pods[lease] = pod
+        if pod.status.reason == "Evicted":
+            # The status says that, not when.
+            self.evicted.setdefault(lease, datetime.now(UTC))
         for status in pod.status.container_statuses or []:
             for state in (status.last_state.terminated, status.state.terminated, status.state.running):
                 if state is not None:
@@ -242,8 +246,3 @@ def kube_bench(cluster: Cluster, directory: Path, longest_session_seconds: int =
         cluster.core.delete_namespaced_pod(pod.metadata.name, cluster.namespace, grace_period_seconds=0)
     hub_database.close()
     database.dispose()
-
-
-def now() -> datetime:
-    """The machine's clock, by which the cluster on it goes too."""
-    return datetime.now(UTC)

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
+from datetime import datetime
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from jupyterhub.spawner import SpawnException
+from jupyterhub.utils import exponential_backoff
 from kubernetes.client import ApiException
 from kubespawner.objects import make_pod
 
 from hub.spawner.kube import KubeAllocationSpawner
 from hub.spawner.manifests import ALLOCATION, LEASE, PERSON, Mount, PodTerms, _plain, bind_pod
 from tests.cluster.conftest import GPU_TYPE
+from tests.cluster.ghost import ghost_node
 from tests.cluster.kube_bench import kube_bench
 from tests.hub.kube_leases import leases
 
@@ -368,3 +372,70 @@ def test_the_api_server_accepts_the_pod_of_any_lease(cluster, lease):
 def test_it_is_a_kubespawner_with_all_of_its_options():
     for name in ("profile_list", "modify_pod_hook", "extra_pod_config", "storage_class", "volumes", "tolerations"):
         assert name in KubeAllocationSpawner.class_traits(config=True)
+
+
+def test_a_start_cut_off_by_the_hubs_death_is_charged_from_when_the_container_began(bench):
+    async def first_hub():
+        async with bench.hub() as make:
+            start = asyncio.create_task(make().start())
+            await exponential_backoff(lambda: bench.witness.pods, "no pod appears", timeout=30)
+            start.cancel()
+            await asyncio.wait([start])
+
+    async def second_hub():
+        async with bench.hub() as make:
+            spawner = make()
+            await exponential_backoff(lambda: bench.witness.started, "no container starts", timeout=60)
+            await asyncio.sleep(3)
+            assert await spawner.poll() is None
+            await spawner._start_report
+            await bench.user.stop()
+
+    asyncio.run(first_hub())
+    asyncio.run(second_hub())
+    bench.assert_charged_as_shown()
+
+
+def test_a_server_that_its_node_puts_out_is_charged_until_then(bench):
+    async def scenario():
+        async with bench.hub() as make:
+            fill = ["sh", "-c", "head -c 20000000 /dev/zero > /scratch/much; sleep 10000"]
+            spawner = make(cmd=fill, scratch_source={"emptyDir": {"sizeLimit": "1Mi"}})
+            await spawner.start()
+            await bench.until_ended(spawner)
+            await bench.user.stop()
+
+    asyncio.run(scenario())
+    (lease,) = bench.leases()
+    assert bench.witness.pods[lease.id].status.reason == "Evicted"
+    assert lease.state == "settled"
+    # A kubelet that shows no end of the container leaves its eviction, which the hub has seen within a second.
+    ended_at = datetime.fromisoformat(lease.ended_at)
+    assert abs((ended_at - bench.witness.evicted[lease.id]).total_seconds()) <= 2
+    bench.assert_clean()
+
+
+def test_a_server_on_a_node_that_is_lost_is_charged_until_the_node_was_missed(bench):
+    core, name = bench.cluster.core, f"ghost-{uuid.uuid4().hex[:6]}"
+    soon = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1}
+    tolerations = [{"key": f"node.kubernetes.io/{why}", **soon} for why in ("unreachable", "not-ready")]
+    tolerations += [{"key": "ghost", "operator": "Exists"}]
+
+    async def scenario():
+        async with bench.hub() as make:
+            spawner = make(node_selector={"ghost": name}, tolerations=tolerations)
+            start = asyncio.create_task(spawner.start())
+            await asyncio.to_thread(node.run_pod, spawner.namespace, spawner.pod_name)
+            await start
+            # From here on nobody tells of the node any more.
+            await bench.until_ended(spawner)
+            await bench.user.stop()
+
+    with ghost_node(core, name) as node:
+        asyncio.run(scenario())
+        (lease,) = bench.leases()
+        pod = bench.witness.pods[lease.id]
+        (missed_at,) = [one.last_transition_time for one in pod.status.conditions if one.type == "Ready"]
+    assert lease.state == "settled"
+    assert datetime.fromisoformat(lease.ended_at) == missed_at
+    bench.assert_clean()
