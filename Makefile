@@ -49,8 +49,9 @@ test-fast: $(VENV)/installed-dev               ## unit and property tests, in un
 
 test: $(VENV)/installed-dev node_modules/installed lint   ## everything, in a real browser against the real platform
 	scripts/install-test-tools chromium postgresql
+	test -n "$${KUBECONFIG:-}" || tests/cluster/scripts/build >/dev/null
 	$(BIN)/pytest $(FAST)
-	$(BIN)/pytest -m "slow or e2e"
+	$(BIN)/pytest -m "slow or e2e or cluster"
 
 bench: $(VENV)/installed-dev node_modules/installed       ## compare with the alternatives, in the same run
 	scripts/install-test-tools postgresql

@@ -24,7 +24,7 @@ from hub.spawner.manifests import (
 )
 from hub.spawner.mixin import AllocationSpawnerMixin, render_options_form
 from hub.spawner.pages import refusal
-from hub.spawner.pods import LeasePodReflector, ObservedKubeSpawner, lease_of
+from hub.spawner.pods import NO_ANSWER, LeasePodReflector, ObservedKubeSpawner, lease_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -135,18 +135,6 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
         # A home is its person's, whatever the server's name.
         return "claim-{username}"
 
-    @default("uid")
-    def _default_uid(self) -> int:
-        return 1000
-
-    @default("gid")
-    def _default_gid(self) -> int:
-        return 100
-
-    @default("fs_gid")
-    def _default_fs_gid(self) -> int:
-        return 100
-
     @default("options_form")
     def _default_options_form(self) -> Any:
         return _render_forms
@@ -243,8 +231,8 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
         try:
             field = f"involvedObject.kind=Pod,involvedObject.name={self.pod_name}"
             events = await self.api.list_namespaced_event(self.namespace, field_selector=field)
-        except ApiException as error:
-            self.log.warning("The events of pod %s can't be read: %s", self.pod_name, error.reason)
+        except NO_ANSWER as error:
+            self.log.warning("The events of pod %s can't be read: %s", self.pod_name, error)
         else:
             times = [event.last_timestamp or event.event_time for event in events.items if event.reason in END_EVENTS]
             known = [time for time in times if time and time >= record.process_started_at] or known

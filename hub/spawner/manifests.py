@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from kubernetes_asyncio.client.models import (
+    V1PodSecurityContext,
     V1ResourceRequirements,
     V1SecurityContext,
     V1Toleration,
@@ -39,6 +40,9 @@ KIND = "meridian/kind"
 GPU_TYPE = "meridian/gpu-type"
 NOTEBOOK = "notebook"
 NVIDIA_GPU = "nvidia.com/gpu"
+# The user and the group of images for JupyterHub, by custom; a number, so that the kubelet sees it is not root.
+USER = 1000
+GROUP = 100
 EPHEMERAL_STORAGE = "ephemeral-storage"
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
@@ -255,12 +259,17 @@ def _restrict(pod: V1Pod) -> None:
     if pod.spec.automount_service_account_token is None:
         pod.spec.automount_service_account_token = False
     notebook = notebook_of(pod)
-    context = _plain(notebook.security_context) or {}
+    context, of_pod = _plain(notebook.security_context) or {}, _plain(pod.spec.security_context) or {}
+    for name, number in (("runAsUser", USER), ("runAsGroup", GROUP)):
+        if name not in of_pod:
+            context.setdefault(name, number)
+    # So that a server may write to its volumes.
+    pod.spec.security_context = get_k8s_model(V1PodSecurityContext, {"fsGroup": GROUP} | of_pod)
     if not context.get("privileged"):
         context.setdefault("allowPrivilegeEscalation", False)
     context.setdefault("runAsNonRoot", True)
     context.setdefault("capabilities", {"drop": ["ALL"]})
-    if "seccompProfile" not in (_plain(pod.spec.security_context) or {}):
+    if "seccompProfile" not in of_pod:
         context.setdefault("seccompProfile", {"type": "RuntimeDefault"})
     notebook.security_context = get_k8s_model(V1SecurityContext, context)
 

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 REMEMBERED_PODS = 20_000
 NOT_FOUND = 404
 STATUS_UNKNOWN = 1
+# How an API server that does not answer, or not with what was asked for, shows itself.
+NO_ANSWER = (ApiException, ClientError, TimeoutError)
 
 
 @dataclass(slots=True)
@@ -125,19 +127,14 @@ class ObservedKubeSpawner(KubeSpawner):
 
     async def poll(self) -> int | None:
         """None while the pod runs or nothing is known of it, else its exit status."""
-        await self._start_watching_pods()
-        pod = self.watched_pod
+        try:
+            pod = await self._find_pod()
+        except NO_ANSWER as error:
+            self.log.warning("Whether the pod %s runs can't be known: %s", self.pod_name, error)
+            return None
         if pod is None:
-            try:
-                pod = await self._read_pod()
-            except (ApiException, ClientError, TimeoutError) as error:
-                self.log.warning("Whether the pod %s is gone can't be known: %s", self.pod_name, error)
-                return None
-            if pod is None:
-                await self.note_unobserved_end()
-                return STATUS_UNKNOWN
-            self.log.error("The pod %s does not show in the reflector, which is replaced", self.pod_name)
-            await self._start_watching_pods(replace=True)
+            await self.note_unobserved_end()
+            return STATUS_UNKNOWN
         if pod_end(pod, utc_now()) is None:
             status: int | None = await super().poll()
             return status
@@ -155,6 +152,15 @@ class ObservedKubeSpawner(KubeSpawner):
         """The pod as the reflector shows it."""
         reflector = self.pod_reflector
         return reflector.pods.get(f"{self.namespace}/{self.pod_name}") if reflector else None
+
+    async def _find_pod(self) -> dict[str, Any] | None:
+        """The pod, None when there surely is none; raises one of NO_ANSWER when nothing can be known."""
+        await self._start_watching_pods()
+        pod = self.watched_pod
+        if pod is None and (pod := await self._read_pod()) is not None:
+            self.log.error("The pod %s does not show in the reflector, which is replaced", self.pod_name)
+            await self._start_watching_pods(replace=True)
+        return pod
 
     async def _read_pod(self) -> dict[str, Any] | None:
         """The pod as the API server shows it, None when there is none."""

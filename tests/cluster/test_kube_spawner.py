@@ -7,6 +7,7 @@ import uuid
 from datetime import datetime
 
 import pytest
+from aiohttp import ClientConnectionError
 from hypothesis import HealthCheck, given, settings
 from jupyterhub.spawner import SpawnException
 from jupyterhub.utils import exponential_backoff
@@ -68,6 +69,7 @@ def test_a_pod_is_what_its_lease_says_and_has_no_more_rights(bench):
     assert container.resources.limits == container.resources.requests == {"cpu": "1", "memory": "1Gi"}
     # Not even the admission that adds a service account's token to every pod has added one.
     assert [(mount.name, mount.mount_path) for mount in container.volume_mounts] == [("scratch", "/scratch")]
+    assert pod.spec.security_context.fs_group == 100
     context = container.security_context
     assert (context.run_as_user, context.run_as_group, context.run_as_non_root) == (1000, 100, True)
     assert context.allow_privilege_escalation is False
@@ -199,6 +201,38 @@ def test_a_reflector_that_does_not_show_a_pod_ends_nothing(bench):
             assert spawner.watched_pod is not None
             (lease,) = bench.leases()
             assert lease.state == "open"
+            await bench.user.stop()
+
+    asyncio.run(scenario())
+    bench.assert_charged_as_shown()
+
+
+class NoAnswer:
+    """A client of an API server that has gone away."""
+
+    def __getattr__(self, _name):
+        return no_answer
+
+
+async def no_answer(*_arguments, **_options):
+    raise ClientConnectionError
+
+
+def test_an_api_server_that_does_not_answer_ends_nothing(bench, monkeypatch):
+    async def scenario():
+        async with bench.hub() as make:
+            spawner = make()
+            await spawner.start()
+            spawner.pod_reflector.resources.clear()
+            with monkeypatch.context() as gone:
+                gone.setattr(spawner, "api", NoAnswer())
+                assert await spawner.poll() is None
+                # As at the start of a hub, which asks for all pods first.
+                await KubeAllocationSpawner._stop_all_reflectors()
+                gone.setattr("hub.spawner.pods.LeasePodReflector._list_and_update", no_answer)
+                assert await spawner.poll() is None
+            assert await spawner.poll() is None
+            assert spawner.watched_pod is not None
             await bench.user.stop()
 
     asyncio.run(scenario())

@@ -140,6 +140,8 @@ def test_a_server_has_no_rights_that_nobody_gave_it():
     pod = bound(a_pod(), PodTerms(lease()))
     assert pod["spec"]["automountServiceAccountToken"] is False
     assert notebook(pod)["securityContext"] == {
+        "runAsUser": 1000,
+        "runAsGroup": 100,
         "allowPrivilegeEscalation": False,
         "runAsNonRoot": True,
         "capabilities": {"drop": ["ALL"]},
@@ -148,11 +150,11 @@ def test_a_server_has_no_rights_that_nobody_gave_it():
 
 
 def test_what_configuration_says_of_rights_in_so_many_words_stays():
-    given_rights = {"capabilities": {"add": ["NET_ADMIN"]}, "runAsNonRoot": False}
+    given_rights = {"capabilities": {"add": ["NET_ADMIN"]}, "runAsNonRoot": False, "runAsUser": 0}
     pod = bound(
         a_pod(
             container_security_context=given_rights,
-            pod_security_context={"seccompProfile": {"type": "Unconfined"}},
+            pod_security_context={"seccompProfile": {"type": "Unconfined"}, "runAsGroup": 0, "fsGroup": 7},
             service_account="tool",
             automount_service_account_token=True,
         ),
@@ -160,6 +162,7 @@ def test_what_configuration_says_of_rights_in_so_many_words_stays():
     )
     assert pod["spec"]["automountServiceAccountToken"] is True
     assert notebook(pod)["securityContext"] == given_rights | {"allowPrivilegeEscalation": False}
+    assert pod["spec"]["securityContext"]["fsGroup"] == 7
 
 
 def test_even_a_pod_with_a_service_account_gets_no_token_unasked():
