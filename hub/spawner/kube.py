@@ -226,7 +226,7 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
         record = self._record
         if record is None or record.process_started_at is None:
             return
-        activity = self.orm_spawner.last_activity
+        activity = self.orm_spawner.last_activity if self.orm_spawner else None
         known = [activity.replace(tzinfo=UTC)] if activity else []
         try:
             field = f"involvedObject.kind=Pod,involvedObject.name={self.pod_name}"
