@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from kubernetes import client, config
+from kubernetes_asyncio.config import kube_config
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,7 +86,9 @@ def given_cluster() -> Iterator[tuple[str, str]]:
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     with given_cluster() if os.environ.get("KUBECONFIG") else own_cluster() as (image, host):
-        config.load_kube_config()
+        # Both clients have read KUBECONFIG when they were imported.
+        kube_config.KUBE_CONFIG_DEFAULT_LOCATION = os.environ["KUBECONFIG"]
+        config.load_kube_config(os.environ["KUBECONFIG"])
         core = client.CoreV1Api()
         namespace = f"meridian-test-{uuid.uuid4().hex[:8]}"
         core.create_namespace({"metadata": {"name": namespace}})
