@@ -473,3 +473,26 @@ def test_a_server_on_a_node_that_is_lost_is_charged_until_the_node_was_missed(be
     assert lease.state == "settled"
     assert datetime.fromisoformat(lease.ended_at) == missed_at
     bench.assert_clean()
+
+
+def test_the_start_page_has_the_allocations_and_the_profiles_and_its_form_is_read_back(bench):
+    async def scenario():
+        async with bench.hub() as make:
+            options = {"image": {"display_name": "Stack", "choices": {"old": {"display_name": "Old"}}}}
+            spawner = make(profile_list=[{"display_name": "Big", "slug": "big", "profile_options": options}])
+            page = await spawner.get_options_form()
+            form = {
+                "choice": [f"{bench.allocation}::tiny"],
+                "profile": ["big"],
+                "profile-option-big--image": ["old"],
+            }
+            read = spawner.run_options_from_form(form)
+            spawner.user_options = read
+            return page, read, await spawner.choice_options()
+
+    page, read, choice = asyncio.run(scenario())
+    assert f'value="{bench.allocation}::tiny"' in page
+    assert 'name="profile"' in page
+    assert read == {"allocation": bench.allocation, "size": "tiny", "profile": "big", "image": "old"}
+    # The profile has an option of that name, so it is not the catalogue's image.
+    assert choice == {"allocation": bench.allocation, "size": "tiny"}
