@@ -10,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # The fast tests disturb nobody and share the cores; the slow ones measure time, and each has the machine to itself.
-FAST := -n logical --dist worksteal -m "not slow and not e2e"
+FAST := -n logical --dist worksteal -m "not slow and not e2e and not cluster"
 
 .PHONY: help up test test-fast lint bench mutations lock published clean
 
@@ -42,15 +42,16 @@ lint: $(VENV)/installed-dev                    ## check format, style, types and
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file example-notebooks/pyproject.toml example-notebooks/roman_synthetic
 	scripts/install-test-tools shellcheck
-	shellcheck scripts/* .ci/run
+	shellcheck scripts/* .ci/run tests/cluster/scripts/*
 
 test-fast: $(VENV)/installed-dev               ## unit and property tests, in under a minute
 	$(BIN)/pytest -q $(FAST)
 
 test: $(VENV)/installed-dev node_modules/installed lint   ## everything, in a real browser against the real platform
 	scripts/install-test-tools chromium postgresql
+	test -n "$${KUBECONFIG:-}" || tests/cluster/scripts/build >/dev/null
 	$(BIN)/pytest $(FAST)
-	$(BIN)/pytest -m "slow or e2e"
+	$(BIN)/pytest -m "slow or e2e or cluster"
 
 bench: $(VENV)/installed-dev node_modules/installed       ## compare with the alternatives, in the same run
 	scripts/install-test-tools postgresql

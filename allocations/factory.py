@@ -122,7 +122,7 @@ def make_services(
     accounting = Accounting(
         clock=clock, new_id=new_id, policy=policy, ledger=ledger, leases=lease_store, allocations=allocations
     )
-    shown = LeaseViews(lease_store, allocations)
+    shown = LeaseViews(lease_store, allocations, policy)
     leases = LeaseService(
         database=database,
         clock=clock,

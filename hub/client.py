@@ -64,14 +64,19 @@ class Lease(_Answer):
     allocation: str
     allocation_name: str
     person: str
+    kind: str = "interactive"
     size: str
     image: str | None = None
+    image_reference: str | None = None
+    tier: str = ""
     server_name: str = ""
     resources: Resources
     state: str
     microcredits_per_hour: int
+    acquired_at: datetime | None = None
     started_at: datetime | None = None
     ends_at: datetime | None = None
+    latest_end_at: datetime | None = None
     ended_at: datetime | None = None
     charged_microcredits: int = 0
     held_microcredits: int = 0

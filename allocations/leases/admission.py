@@ -291,7 +291,7 @@ class Admission:
         admitted.movements.extend(
             Movement(transaction, ids, unit, Account.FREE, Account.HELD, amount) for unit, amount in amounts.items()
         )
-        return LeaseView.from_lease(lease, allocation.name, held=rate * seconds, charged=0)
+        return LeaseView.from_lease(lease, allocation, image, held=rate * seconds, charged=0)
 
     def _require_time(self, view: _View, path: Sequence[Allocation], seconds: int) -> None:
         """Raise AllocationNotActiveError when a run could outlast its allocation: it holds its whole maximum."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from allocations.leases.models import Lease
     from allocations.leases.store import LeaseStore
     from allocations.lifecycle.stores.allocations import AllocationStore
+    from allocations.policy.models import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class LeaseViews:
 
     leases: LeaseStore
     allocations: AllocationStore
+    policy: Policy
 
     def of(self, connection: Connection, leases: Sequence[Lease]) -> list[LeaseView]:
         """Show leases, in their order."""
@@ -30,7 +32,10 @@ class LeaseViews:
             return []
         amounts = self.leases.amounts(connection, [lease.id for lease in leases])
         nodes = self.allocations.with_ancestors(connection, {lease.allocation_id for lease in leases})
+        images = {image.name: image for image in self.policy.images}
         return [
-            LeaseView.from_lease(lease, nodes[lease.allocation_id].name, *amounts.get(lease.id, (0, 0)))
+            LeaseView.from_lease(
+                lease, nodes[lease.allocation_id], images.get(lease.image), *amounts.get(lease.id, (0, 0))
+            )
             for lease in leases
         ]

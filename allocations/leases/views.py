@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import BaseModel, ConfigDict
 
 from allocations.clock import to_rfc3339
 from allocations.leases.models import Lease, LeaseKind, LeaseState  # pydantic reads them at run time
+
+if TYPE_CHECKING:
+    from allocations.lifecycle.models import Allocation
+    from allocations.policy.models import Image
 
 SECONDS_PER_HOUR = 3600
 
@@ -35,6 +41,9 @@ class LeaseView(View):
     kind: LeaseKind
     size: str
     image: str
+    # Answers kept from before these two were given are still read.
+    image_reference: str | None = None
+    tier: str = ""
     server_name: str
     resources: ResourcesView
     state: LeaseState
@@ -51,16 +60,20 @@ class LeaseView(View):
     charged_microcredits: int
 
     @classmethod
-    def from_lease(cls, lease: Lease, allocation_name: str, held: int, charged: int) -> LeaseView:
-        """Show a lease with its amounts."""
+    def from_lease(
+        cls, lease: Lease, allocation: Allocation, image: Image | None, held: int, charged: int
+    ) -> LeaseView:
+        """Show a lease with its amounts; `image` is None when the catalogue has it no more."""
         return cls(
             id=lease.id,
             allocation=lease.allocation_id,
-            allocation_name=allocation_name,
+            allocation_name=allocation.name,
+            tier=allocation.tier,
             person=lease.person,
             kind=lease.kind,
             size=lease.size,
             image=lease.image,
+            image_reference=image.reference if image else None,
             server_name=lease.server_name,
             resources=ResourcesView(
                 cores=lease.cores, memory_gib=lease.memory_gib, gpus=lease.gpus, gpu_type=lease.gpu_type

@@ -67,6 +67,13 @@ class Image(PolicyModel):
     name: Name
     title: Title
     description: str = ""
+    reference: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[a-z0-9][A-Za-z0-9./:@_-]{0,254}$",
+            description="The container image as Kubernetes pulls it; null: the one that the hub is configured with",
+        ),
+    ] = None
     default: bool = False
 
 

@@ -81,11 +81,6 @@ class LocalAllocationSpawner(AllocationSpawnerMixin, SimpleLocalProcessSpawner):
         # An explicit list: whatever else the hub was given, tokens above all, stays with the hub.
         return list(ENVIRONMENT_KEPT)
 
-    @default("apply_user_options")
-    def _default_apply_user_options(self) -> Any:
-        # start() reads the options itself; without a callable here JupyterHub warns that nobody does.
-        return lambda _spawner, _user_options: None
-
     @default("home_dir")
     def _default_home_dir(self) -> str:
         return str(home_path(Path(self.homes_dir), self.user.name))

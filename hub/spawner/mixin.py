@@ -132,16 +132,29 @@ class AllocationSpawnerMixin(Spawner):
 
     @default("options_form")
     def _default_options_form(self) -> Any:
-        return _render_options_form
+        return render_options_form
 
     @default("options_from_form")
     def _default_options_from_form(self) -> Any:
         return from_form
 
+    @default("apply_user_options")
+    def _default_apply_user_options(self) -> Any:
+        # start() reads the options itself; without a callable here JupyterHub warns that nobody does.
+        return lambda _spawner, _user_options: None
+
+    async def choice_options(self) -> object:
+        """The options that are a choice; extend where the spawner class has options of its own."""
+        return self.user_options
+
     def apply_lease(self, lease: Lease) -> None:
         """Give the server what the lease pays for, no more and no less; extend for GPUs and images."""
         self.cpu_limit = self.cpu_guarantee = lease.resources.cores
         self.mem_limit = self.mem_guarantee = int(lease.resources.memory_gib * GIB)
+
+    def reported_start(self) -> datetime | None:
+        """When the server began as its platform reports it; asked when there is one. None while nothing runs yet."""
+        return utc_now()
 
     def reported_end(self) -> datetime | None:
         """When the server ended as its platform reports it; None where only our own looks tell."""
@@ -165,13 +178,15 @@ class AllocationSpawnerMixin(Spawner):
             address = await super().start()
         except Exception:
             # JupyterHub stops the server after this too, but the lease must not end before what it paid for.
-            await super().stop(now=True)
-            self._hand_over()
+            try:
+                await super().stop(now=True)
+            finally:
+                self._hand_over()
             raise
         if self._record is not record:
             await super().stop(now=True)
             raise _stopped_while_starting()
-        record.process_started_at = utc_now()
+        record.process_started_at = self.reported_start() or utc_now()
         # Committed before the next await: a hub killed from here on finds the server and its lease again.
         self._save_state()
         await self._report_start_within_wait(record)
@@ -194,8 +209,10 @@ class AllocationSpawnerMixin(Spawner):
             self._hand_over()
             return status
         if record.process_started_at is None:
-            # The start was cut off (the hub was killed, or a time limit passed) but there is a server after all.
-            record.process_started_at = utc_now()
+            # The start was cut off (the hub was killed, or a time limit passed) but there may be a server after all.
+            record.process_started_at = self.reported_start()
+            if record.process_started_at is None:
+                return status
             self._save_state()
         if not record.start_acknowledged:
             self._begin_start_report(record)
@@ -245,7 +262,7 @@ class AllocationSpawnerMixin(Spawner):
 
     async def _resolve_choice(self) -> Choice:
         try:
-            choice = to_choice(self.user_options)
+            choice = to_choice(await self.choice_options())
         except InvalidChoiceError as error:
             raise refusal(str(error), code="invalid_choice", status=400) from error
         if choice.complete:
@@ -325,12 +342,13 @@ class AllocationSpawnerMixin(Spawner):
 
     def _hand_over(self) -> None:
         """Give the lease's end to the pending settles, at most once, waiting for nothing (see the class)."""
-        record, self._record = self._record, None
+        record = self._record
         if record is None:
             return
+        ended_at = self.reported_end() or utc_now()
+        self._record = None
         # A report still under way is this record's, not the next one's.
         self._start_report = None
-        ended_at = self.reported_end() or utc_now()
         self.pending_settles.add(PendingSettle.from_record(record, ended_at))
         self._save_state()
 
@@ -344,7 +362,8 @@ class AllocationSpawnerMixin(Spawner):
         self.user.db.commit()
 
 
-async def _render_options_form(spawner: AllocationSpawnerMixin) -> str:
+async def render_options_form(spawner: AllocationSpawnerMixin) -> str:
+    """The start page's form for a person, or what stands in its place."""
     try:
         options = await spawner.allocations_client.start_options(spawner.user.name)
     except (AllocationDenied, AllocationsUnavailableError) as error:

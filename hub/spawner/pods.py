@@ -1,0 +1,194 @@
+"""KubeSpawner that takes the ends of pods from the API server: remembered when seen, confirmed when not.
+
+KubeSpawner's reflector forgets a pod with its deletion, and with it the time at which its container ended; and a
+reflector that has stalled shows no pod where there is one. Neither may decide what is charged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from aiohttp import ClientError
+from kubernetes_asyncio.client import ApiException
+from kubespawner import KubeSpawner
+from kubespawner.spawner import PodReflector
+
+from hub.spawner.manifests import LEASE, pod_end
+from hub.spawner.record import utc_now
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+REMEMBERED_PODS = 20_000
+NOT_FOUND = 404
+STATUS_UNKNOWN = 1
+# How an API server that does not answer, or not with what was asked for, shows itself.
+NO_ANSWER = (ApiException, ClientError, TimeoutError)
+
+
+@dataclass(slots=True)
+class _Seen:
+    """A leased pod as it was watched: whether this process has seen it alive, and since when it is over."""
+
+    alive: bool = False
+    ended_at: datetime | None = None
+
+
+class PodEnds:
+    """When the pods of leases ended, kept after they are gone; the newest few thousand of them."""
+
+    def __init__(self) -> None:
+        """Begin without any."""
+        self._seen: OrderedDict[str, _Seen] = OrderedDict()
+
+    def see(self, pod: Mapping[str, Any]) -> None:
+        """Take note of a pod as the API server shows it now."""
+        seen = self._of(pod)
+        if seen is None:
+            return
+        now = utc_now()
+        end = pod_end(pod, now)
+        if end is None:
+            # Also a container that was started again after it had failed.
+            seen.alive, seen.ended_at = True, None
+        elif end.at is not None:
+            # The first that was shown: a pod on its way out may lose its container's status again.
+            seen.ended_at = min(end.at, seen.ended_at or end.at)
+        elif seen.alive and seen.ended_at is None:
+            seen.ended_at = now
+
+    def miss(self, pod: Mapping[str, Any]) -> None:
+        """Take note that a pod, given as it was last seen, is not there any more."""
+        self.see(pod)
+        seen = self._of(pod)
+        if seen is not None and seen.ended_at is None:
+            seen.ended_at = utc_now()
+
+    def end_of(self, lease_id: str) -> datetime | None:
+        """When the pod of a lease ended; None while it runs, and where it ended unobserved and does not say when."""
+        seen = self._seen.get(lease_id)
+        return seen.ended_at if seen else None
+
+    def _of(self, pod: Mapping[str, Any]) -> _Seen | None:
+        lease_id = lease_of(pod)
+        if lease_id is None:
+            return None
+        seen = self._seen.setdefault(lease_id, _Seen())
+        self._seen.move_to_end(lease_id)
+        if len(self._seen) > REMEMBERED_PODS:
+            self._seen.popitem(last=False)
+        return seen
+
+
+class _WatchedPods(dict[str, Any]):
+    """The reflector's pods by their names, each change of which is noted."""
+
+    def __init__(self, pods: Mapping[str, Any], ends: PodEnds) -> None:
+        super().__init__(pods)
+        self._ends = ends
+
+    def __setitem__(self, name: str, pod: Any) -> None:
+        self._ends.see(pod)
+        super().__setitem__(name, pod)
+
+    def pop(self, name: str, default: Any = None) -> Any:
+        pod = super().pop(name, default)
+        if pod is not None:
+            self._ends.miss(pod)
+        return pod
+
+
+class LeasePodReflector(PodReflector):
+    """KubeSpawner's reflector of pods, which remembers how they ended."""
+
+    # One for the process: it outlives a reflector that had to be replaced.
+    ends: ClassVar[PodEnds] = PodEnds()
+    resources: dict[str, Any]
+
+    async def _list_and_update(self, resource_version: str | None = None) -> str:
+        before = self.resources
+        version: str = await super()._list_and_update(resource_version)
+        for name, pod in before.items():
+            if lease_of(self.resources.get(name)) != lease_of(pod):
+                self.ends.miss(pod)
+        for pod in self.resources.values():
+            self.ends.see(pod)
+        self.resources = _WatchedPods(self.resources, self.ends)
+        return version
+
+
+class ObservedKubeSpawner(KubeSpawner):
+    """KubeSpawner, with `poll` that tells what has ended from what only does not show."""
+
+    async def poll(self) -> int | None:
+        """None while the pod runs or nothing is known of it, else its exit status."""
+        try:
+            pod = await self._find_pod()
+        except NO_ANSWER as error:
+            self.log.warning("Whether the pod %s runs can't be known: %s", self.pod_name, error)
+            return None
+        if pod is None:
+            await self.note_unobserved_end()
+            return STATUS_UNKNOWN
+        if pod_end(pod, utc_now()) is None:
+            status: int | None = await super().poll()
+            return status
+        if LeasePodReflector.ends.end_of(lease_of(pod) or "") is None:
+            await self.note_unobserved_end()
+        if self.delete_stopped_pods:
+            await self.stop(now=True)
+        return _exit_status(pod)
+
+    async def note_unobserved_end(self) -> None:
+        """Called when the pod ended unobserved, and nothing that is left of it says when."""
+
+    @property
+    def watched_pod(self) -> dict[str, Any] | None:
+        """The pod as the reflector shows it."""
+        reflector = self.pod_reflector
+        return reflector.pods.get(f"{self.namespace}/{self.pod_name}") if reflector else None
+
+    async def _find_pod(self) -> dict[str, Any] | None:
+        """The pod, None when there surely is none; raises one of NO_ANSWER when nothing can be known."""
+        await self._start_watching_pods()
+        pod = self.watched_pod
+        if pod is None and (pod := await self._read_pod()) is not None:
+            self.log.error("The pod %s does not show in the reflector, which is replaced", self.pod_name)
+            await self._start_watching_pods(replace=True)
+        return pod
+
+    async def _read_pod(self) -> dict[str, Any] | None:
+        """The pod as the API server shows it, None when there is none."""
+        async with asyncio.timeout(self.k8s_api_request_timeout):
+            answer = await self.api.read_namespaced_pod(self.pod_name, self.namespace, _preload_content=False)
+            if answer.status == NOT_FOUND:
+                return None
+            if not answer.ok:
+                raise ApiException(status=answer.status, reason=answer.reason)
+            pod: dict[str, Any] = json.loads(await answer.read())
+            return pod
+
+    async def _start_watching_pods(self, replace: bool = False) -> Any:
+        return await self._start_reflector(
+            kind="pods",
+            reflector_class=LeasePodReflector,
+            labels={"component": self.component_label},
+            omit_namespace=self.enable_user_namespaces,
+            replace=replace,
+        )
+
+
+def lease_of(pod: Mapping[str, Any] | None) -> str | None:
+    """The lease that a pod runs under; None for no pod, and for one that is not ours."""
+    return (pod["metadata"].get("annotations") or {}).get(LEASE) if pod else None
+
+
+def _exit_status(pod: Mapping[str, Any]) -> int:
+    statuses = (pod.get("status") or {}).get("containerStatuses") or []
+    codes = [((status.get("state") or {}).get("terminated") or {}).get("exitCode") for status in statuses]
+    return next((code for code in codes if code is not None), STATUS_UNKNOWN)

@@ -1,0 +1,74 @@
+"""When pods ended is remembered after they are gone, and told only when somebody knows it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from hub.spawner.manifests import LEASE
+from hub.spawner.pods import REMEMBERED_PODS, PodEnds, _WatchedPods
+
+FINISHED = "2026-11-21T12:01:00Z"
+OVER = {"terminated": {"startedAt": "2026-11-21T12:00:00Z", "finishedAt": FINISHED}}
+RUNNING = {"running": {"startedAt": "2026-11-21T12:00:00Z"}}
+AGAIN = {"running": {"startedAt": "2026-11-21T12:01:01Z"}}
+
+
+def pod(state: Any = RUNNING, phase: str = "Running", lease: str = "lease-1") -> dict[str, Any]:
+    return {
+        "metadata": {"name": "p", "annotations": {LEASE: lease}},
+        "status": {"phase": phase, "containerStatuses": [{"name": "notebook", "state": state}]},
+    }
+
+
+def test_the_end_that_was_shown_outlives_the_pod():
+    ends = PodEnds()
+    pods = _WatchedPods({}, ends)
+    pods["ns/p"] = pod()
+    assert ends.end_of("lease-1") is None
+    pods["ns/p"] = pod(OVER)
+    pods.pop("ns/p", None)
+    assert ends.end_of("lease-1") == datetime(2026, 11, 21, 12, 1, tzinfo=UTC)
+    assert pods.pop("ns/p", None) is None
+
+
+def test_a_pod_that_vanishes_while_it_is_watched_ended_then():
+    ends = PodEnds()
+    before = datetime.now(UTC)
+    ends.miss(pod())
+    ended_at = ends.end_of("lease-1")
+    assert ended_at is not None
+    assert before <= ended_at <= datetime.now(UTC)
+
+
+def test_a_container_that_runs_again_has_not_ended():
+    ends = PodEnds()
+    ends.see(pod(OVER))
+    ends.see(pod(AGAIN))
+    assert ends.end_of("lease-1") is None
+
+
+def test_an_end_that_nobody_watched_and_nothing_tells_is_not_made_up():
+    ends = PodEnds()
+    ends.see(pod({}, "Failed"))
+    assert ends.end_of("lease-1") is None
+
+
+def test_an_end_that_was_watched_but_is_not_told_is_when_it_was_first_seen():
+    ends = PodEnds()
+    ends.see(pod())
+    ends.see(pod({}, "Failed"))
+    first = ends.end_of("lease-1")
+    ends.see(pod({}, "Failed"))
+    assert first is not None
+    assert ends.end_of("lease-1") == first
+
+
+def test_pods_that_are_not_ours_are_not_remembered_and_of_ours_only_so_many():
+    ends = PodEnds()
+    ends.miss({"metadata": {"name": "p"}, "status": {}})
+    for number in range(REMEMBERED_PODS + 1):
+        ends.miss(pod(OVER, lease=f"lease-{number}"))
+    assert ends.end_of("lease-0") is None
+    assert ends.end_of(f"lease-{REMEMBERED_PODS}") is not None
+    assert len(ends._seen) == REMEMBERED_PODS
