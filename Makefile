@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 # The fast tests disturb nobody and share the cores; the slow ones measure time, and each has the machine to itself.
 FAST := -n logical --dist worksteal -m "not slow and not e2e and not cluster"
 
-.PHONY: help up test test-fast lint bench mutations lock published clean
+.PHONY: help up test test-cluster test-fast lint bench mutations lock published clean
 
 help:            ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -47,11 +47,14 @@ lint: $(VENV)/installed-dev                    ## check format, style, types and
 test-fast: $(VENV)/installed-dev               ## unit and property tests, in under a minute
 	$(BIN)/pytest -q $(FAST)
 
-test: $(VENV)/installed-dev node_modules/installed lint   ## everything, in a real browser against the real platform
+test: $(VENV)/installed-dev node_modules/installed lint   ## everything but the cluster, in a real browser against the real platform
 	scripts/install-test-tools chromium postgresql
-	test -n "$${KUBECONFIG:-}" || tests/cluster/scripts/build >/dev/null
 	$(BIN)/pytest $(FAST)
-	$(BIN)/pytest -m "slow or e2e or cluster"
+	$(BIN)/pytest -m "(slow or e2e) and not cluster"
+
+test-cluster: $(VENV)/installed-dev node_modules/installed   ## servers as pods on a real Kubernetes, built here unless KUBECONFIG names one
+	test -n "$${KUBECONFIG:-}" || tests/cluster/scripts/build >/dev/null
+	$(BIN)/pytest -m cluster
 
 bench: $(VENV)/installed-dev node_modules/installed       ## compare with the alternatives, in the same run
 	scripts/install-test-tools postgresql
