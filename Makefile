@@ -44,7 +44,7 @@ lint: $(VENV)/installed-dev                    ## check format, style, types and
 	scripts/install-test-tools shellcheck
 	shellcheck scripts/* .ci/run tests/cluster/scripts/*
 
-test-fast: $(VENV)/installed-dev               ## unit and property tests, in under a minute
+test-fast: $(VENV)/installed-dev               ## unit and property tests, in about a minute
 	$(BIN)/pytest -q $(FAST)
 
 test: $(VENV)/installed-dev node_modules/installed lint   ## everything but the cluster, in a real browser against the real platform
