@@ -1,4 +1,4 @@
-# Two commands on a fresh machine: `make up` runs the platform, `make test` checks everything.
+# Two commands on a fresh machine: `make up` runs the platform, `make test` checks everything but what needs a cluster.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
