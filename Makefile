@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 # The fast tests disturb nobody and share the cores; the slow ones measure time, and each has the machine to itself.
 FAST := -n logical --dist worksteal -m "not slow and not e2e and not cluster"
 
-.PHONY: help up test test-cluster test-fast lint bench mutations lock published clean
+.PHONY: help up test test-cluster test-fast lint bench mutations images lock published clean
 
 help:            ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,7 +42,7 @@ lint: $(VENV)/installed-dev                    ## check format, style, types and
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file example-notebooks/pyproject.toml example-notebooks/roman_synthetic
 	scripts/install-test-tools shellcheck
-	shellcheck scripts/* .ci/run tests/cluster/scripts/*
+	shellcheck scripts/* .ci/run tests/cluster/scripts/* images/{build,lock,pip-install,project-install}
 
 test-fast: $(VENV)/installed-dev               ## unit and property tests, in about a minute
 	$(BIN)/pytest -q $(FAST)
@@ -64,8 +64,12 @@ mutations: $(VENV)/installed-dev               ## take away one lock or conditio
 	scripts/install-test-tools postgresql
 	$(BIN)/python -m tests.mutations
 
+images:                                        ## build the container images with buildah or docker: BASE=image TAG=tag
+	@BASE="$(BASE)" TAG="$(TAG)" images/build
+
 lock: $(VENV)/installed-dev                    ## resolve the locked requirements anew
 	scripts/lock $(BIN)/uv
+	images/lock $(BIN)/uv
 
 published: $(VENV)/installed                   ## write what is published from the code: policy schema, table of the API
 	$(BIN)/meridian policy schema > policies/schema.json

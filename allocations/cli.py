@@ -135,7 +135,7 @@ def policy() -> None:
 
 
 @policy.command("check")
-@click.argument("directory", type=click.Path(path_type=Path), default=ROOT / "policies")
+@click.argument("directory", type=click.Path(path_type=Path), default=ROOT / "policies", envvar="MERIDIAN_POLICIES")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def policy_check(directory: Path, as_json: bool) -> None:
     """Check the policy files; name every file and field that is wrong."""
