@@ -4,22 +4,27 @@ ARG BASE=localhost/meridian-lab
 
 FROM ${BASE} AS software
 USER root
-RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates --mount=type=bind,source=images,target=/run/images \
-    sh /run/images/pip-install /opt/lab/bin/pip /run/images/requirements/catalogue.lock
-RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates --mount=type=bind,source=images,target=/run/images \
-    sh /run/images/pip-install /opt/lab/bin/pip /run/images/requirements/roman.lock
-RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates --mount=type=bind,source=images,target=/run/images \
-    sh /run/images/pip-install /opt/lab/bin/pip /run/images/requirements/psf.lock
-RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates --mount=type=bind,source=images,target=/run/images \
-    sh /run/images/pip-install /opt/lab/bin/pip /run/images/requirements/viz.lock
+COPY images/requirements/catalogue.lock /usr/share/meridian/requirements/
+RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates \
+    sh /usr/local/lib/meridian/pip-install /opt/lab/bin/pip /usr/share/meridian/requirements/catalogue.lock
+COPY images/requirements/roman.lock /usr/share/meridian/requirements/
+RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates \
+    sh /usr/local/lib/meridian/pip-install /opt/lab/bin/pip /usr/share/meridian/requirements/roman.lock
+COPY images/requirements/psf.lock /usr/share/meridian/requirements/
+RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates \
+    sh /usr/local/lib/meridian/pip-install /opt/lab/bin/pip /usr/share/meridian/requirements/psf.lock
+COPY images/requirements/viz.lock /usr/share/meridian/requirements/
+RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates \
+    sh /usr/local/lib/meridian/pip-install /opt/lab/bin/pip /usr/share/meridian/requirements/viz.lock
 
 FROM software AS bill
-RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates --mount=type=bind,source=images,target=/run/images \
-    python3 -m venv /opt/tools && sh /run/images/pip-install /opt/tools/bin/pip /run/images/requirements/tools.lock
-RUN /opt/tools/bin/cyclonedx-py environment --output-reproducible --of JSON -o /usr/share/meridian/sbom.cdx.json /opt/lab/bin/python
+COPY images/requirements/tools.lock /run/
+RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates \
+    python3 -m venv /opt/tools && sh /usr/local/lib/meridian/pip-install /opt/tools/bin/pip /run/tools.lock
+RUN /opt/tools/bin/cyclonedx-py environment --output-reproducible --of JSON -o /run/sbom.cdx.json /opt/lab/bin/python
 
 FROM software
-COPY --from=bill /usr/share/meridian/sbom.cdx.json /usr/share/meridian/sbom.cdx.json
+COPY --from=bill /run/sbom.cdx.json /usr/share/meridian/
 USER 1000:100
 ARG VERSION
 ARG REVISION

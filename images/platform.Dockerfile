@@ -3,13 +3,15 @@
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE} AS tools
-RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates --mount=type=bind,source=images,target=/run/images \
-    python3 -m venv /opt/tools && sh /run/images/pip-install /opt/tools/bin/pip /run/images/requirements/tools.lock
+COPY images/pip-install images/requirements/tools.lock /run/
+RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates \
+    python3 -m venv /opt/tools && sh /run/pip-install /opt/tools/bin/pip /run/tools.lock
 
 FROM tools AS software
-RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates --mount=type=bind,source=images,target=/run/images \
+COPY images/requirements/platform.lock /run/
+RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates \
     python3 -m venv --without-pip /opt/meridian \
-    && sh /run/images/pip-install /opt/tools/bin/pip /run/images/requirements/platform.lock --python /opt/meridian/bin/python
+    && sh /run/pip-install /opt/tools/bin/pip /run/platform.lock --python /opt/meridian/bin/python
 
 FROM software AS project
 COPY images/project-install /run/
@@ -23,11 +25,13 @@ RUN groupadd --gid 1000 meridian && useradd --uid 1000 --gid 1000 --create-home 
     && install -d -o meridian -g meridian /srv/jupyterhub /srv/meridian
 COPY --from=software /opt/meridian /opt/meridian
 COPY policies /etc/meridian/policies
+COPY example-notebooks/*.ipynb /usr/share/meridian/example-notebooks/
 COPY images/healthy /usr/local/bin/healthy
 COPY --from=project /opt/project /opt/meridian
-COPY --from=project /usr/share/meridian /usr/share/meridian
+COPY --from=project /run/sbom.cdx.json /usr/share/meridian/
 ENV PATH=/opt/meridian/bin:/usr/local/bin:/usr/bin:/bin \
     MERIDIAN_POLICIES=/etc/meridian/policies \
+    MERIDIAN_EXAMPLES=/usr/share/meridian/example-notebooks \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
 USER 1000:1000
@@ -47,7 +51,7 @@ LABEL org.opencontainers.image.title="Meridian hub" \
 
 FROM platform AS allocations
 WORKDIR /srv/meridian
-EXPOSE 8001
+EXPOSE 8000
 HEALTHCHECK --interval=30s --timeout=10s --start-period=60s CMD ["python3", "/usr/local/bin/healthy", "allocations"]
 CMD ["meridian", "serve"]
 ARG VERSION
