@@ -134,7 +134,7 @@ def test_what_a_person_adds_stays_and_breaks_nothing(tmp_path: Path, build: Call
     assert lab.run("jupyterhub-singleuser", "--version", options=options).startswith("6.")
 
 
-def test_the_health_check_tells_a_service_that_answers(tmp_path: Path, build: Callable[[str], Built]) -> None:
+def test_the_health_check_tells_a_service_that_answers(build: Callable[[str], Built]) -> None:
     started = """
     cd /tmp && export MERIDIAN_DATABASE_URL=sqlite:////tmp/health.sqlite MERIDIAN_RUN_STORE=/tmp/runs
     python3 /usr/local/bin/healthy allocations 2>/dev/null && exit 1
