@@ -155,6 +155,32 @@ class RunDirectory:
     def write_process(self, process: RunProcess) -> None:
         write_atomically(self._process, json.dumps(vars(process)))
 
+    def claim(self, attempt: int, pod: str) -> bool:
+        """Take the attempt for one pod, for good; False when another has it, however long ago that one ended.
+
+        A Job may replace a pod that was deleted under it: the second must not run the notebook again.
+        """
+        mine = self.path / f".claim-{pod}"
+        write_atomically(mine, pod)
+        try:
+            # Of all ways to make a file only where there is none, this one makes it with its content.
+            os.link(mine, self._claim(attempt))
+        except FileExistsError:
+            return False
+        finally:
+            mine.unlink()
+        return True
+
+    def claimed_by(self, attempt: int) -> str | None:
+        """The pod that has taken the attempt; None before one has."""
+        try:
+            return self._claim(attempt).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def _claim(self, attempt: int) -> Path:
+        return self.path / f"claim-{attempt}"
+
     def read_progress(self) -> Progress | None:
         """How far the events say the attempt has come; None before its first event."""
         try:
