@@ -16,8 +16,8 @@ TIMEOUT_SECONDS = 10.0
 PATCH = {"Content-Type": "application/merge-patch+json"}
 
 
-class ClusterRefusalError(Exception):
-    """The API server declines the request, and would decline it again. status: HTTP's."""
+class ClusterRefusalError(BackendUnavailableError):
+    """The API server declines the request, mostly for want of a right, until somebody mends that. status: HTTP's."""
 
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)

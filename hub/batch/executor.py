@@ -167,7 +167,7 @@ class Executor:
             self._failed(error, away=isinstance(error, ServiceUnavailableError))
         except BackendUnavailableError as error:
             logger.warning("%s", error, extra=run_fields(run))
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             # The files of one run may be damaged (a full disk): the other runs must not wait for it.
             logger.exception("The files of the run cannot be read", extra=run_fields(run))
 

@@ -194,12 +194,14 @@ def sight_of_claimed(run: Run, pod: Mapping[str, Any], result: RunResult | None,
     """What has become of an attempt whose notebook a pod has begun, by the API server's times."""
     started, end = pod_start(pod), pod_end(pod, now)
     started_at = to_text(started) if started else None
-    if end is None:
+    if end is None or _still_ends(pod, end.at, now):
         return Running(started_at)
     ended_at = to_text(end.at) if end.at else result.ended_at if result else to_text(now)
     if result is None or result.outcome == "cancelled":
         result = _without_result(run, pod, ended_at)
-    return Exited(replace(result, started_at=started_at or result.started_at, ended_at=ended_at))
+    # A pod may lose its container's status; then what was reported of it still holds.
+    started_at = started_at or run.started_at or result.started_at
+    return Exited(replace(result, started_at=started_at, ended_at=ended_at))
 
 
 def sight_of_unclaimed(
@@ -219,6 +221,12 @@ def sight_of_unclaimed(
     if not terms.kueue_queue and waited > timedelta(seconds=terms.start_seconds):
         return Gone(f"Its pod did not start within {terms.start_seconds} seconds.")
     return Running(None)
+
+
+def _still_ends(pod: Mapping[str, Any], since: datetime | None, now: datetime) -> bool:
+    """Whether the container of a pod that has failed has its time to end: at a deadline the kubelet says so first."""
+    running = any("running" in (status.get("state") or {}) for status in _statuses(pod))
+    return running and since is not None and now < since + timedelta(seconds=GRACE_SECONDS)
 
 
 def _without_result(run: Run, pod: Mapping[str, Any], ended_at: str) -> RunResult:

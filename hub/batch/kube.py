@@ -23,6 +23,7 @@ from hub.batch.files import RunDirectory, RunDirectoryError, spec_of
 from hub.batch.jobs import (
     ATTEMPT,
     EXECUTOR,
+    FINALIZER,
     RUN,
     job_name,
     key_of,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 CONFLICT = 409
 # One look at the API server serves all runs for so long.
 SNAPSHOT_SECONDS = 0.5
+AWAY_SECONDS = 1.0
 # After an order to end: the node's own time to carry it out.
 KILL_GRACE_SECONDS = 1
 RUNNER_MODULES = ("__init__", "files", "model", "notebook", "processes", "runner")
@@ -93,6 +95,8 @@ class KubeBackend:
         self._jobs = f"/apis/batch/v1/namespaces/{terms.namespace}/jobs"
         self._pods = f"/api/v1/namespaces/{terms.namespace}/pods"
         self._snapshot: Snapshot | None = None
+        self._failure: str | None = None
+        self._failed_at = 0.0
         self._runner = write_runner(store)
 
     def start(self, run: Run) -> None:
@@ -135,13 +139,7 @@ class KubeBackend:
     def stop(self, run_id: str, *, kill: bool) -> None:
         seen = self._seen()
         for key in seen.keys(label_value(run_id)):
-            if seen.jobs.get(key, {}).get("spec", {}).get("parallelism"):
-                # No pod then, and none in the place of one that is deleted; Jobs have no `suspend` before 1.21.
-                self._cluster.patch(self._job(run_id, key), {"spec": {"parallelism": 0}})
-            if kill:
-                for pod in self._living(seen.pods.get(key, [])):
-                    self._cluster.delete(self._pod(pod), gracePeriodSeconds=KILL_GRACE_SECONDS)
-        self._snapshot = None
+            self._end(run_id, key, seen, kill=kill)
 
     def release(self, run_id: str) -> None:
         self._snapshot = None
@@ -150,9 +148,23 @@ class KubeBackend:
             self._remove(run_id, key, seen)
 
     def running(self) -> set[str]:
+        self._snapshot = None
         seen = self._seen()
+        pods = {key for key, pods in seen.pods.items() if not all(map(_is_released, pods))}
         # The ids of runs are labels as they are.
-        return {run for run, _ in seen.jobs.keys() | seen.pods.keys()}
+        return {run for run, _ in seen.jobs.keys() | pods}
+
+    def _list(self, path: str, ours: str, now: float) -> list[dict[str, Any]]:
+        """The objects of a kind. After a failure all runs are told the same for a second: each would wait as long."""
+        if self._failure is not None and now - self._failed_at < AWAY_SECONDS:
+            raise BackendUnavailableError(self._failure)
+        self._failure = None
+        try:
+            items: list[dict[str, Any]] = self._cluster.get(path, labelSelector=ours)["items"]
+        except BackendUnavailableError as error:
+            self._failure, self._failed_at = str(error), self._monotonic()
+            raise
+        return items
 
     def _end_earlier(self, run: Run) -> None:
         """Remove what is left of other attempts. BackendUnavailableError while one may still write to the folder."""
@@ -161,7 +173,7 @@ class KubeBackend:
         for key in seen.keys(label_value(run.id)):
             if key[1] == run.attempt:
                 continue
-            self.stop(run.id, kill=True)
+            self._end(run.id, key, seen, kill=True)
             if self._living(seen.pods.get(key, [])):
                 msg = f"Attempt {key[1]} of run {run.id} is still being stopped."
                 raise BackendUnavailableError(msg)
@@ -176,12 +188,24 @@ class KubeBackend:
             and ("deletionTimestamp" not in pod["metadata"] or pod["spec"].get("nodeName"))
         ]
 
+    def _end(self, run_id: str, key: Key, seen: Snapshot, *, kill: bool) -> None:
+        if seen.jobs.get(key, {}).get("spec", {}).get("parallelism"):
+            # No pod then, and none in the place of one that is deleted; Jobs have no `suspend` before 1.21.
+            self._cluster.patch(self._job(run_id, key), {"spec": {"parallelism": 0}})
+        if kill:
+            for pod in self._living(seen.pods.get(key, [])):
+                self._cluster.delete(self._pod(pod), gracePeriodSeconds=KILL_GRACE_SECONDS)
+        self._snapshot = None
+
     def _remove(self, run_id: str, key: Key, seen: Snapshot) -> None:
-        """Let the API server forget an attempt; killed in between, the rest is found and removed as a stray."""
+        """Let the API server forget an attempt; killed in between, the rest is found and removed as a stray.
+
+        The Job first, or it would make a pod in the place of each that goes.
+        """
+        self._cluster.delete(self._job(run_id, key), propagationPolicy="Background")
         for pod in seen.pods.get(key, []):
             self._cluster.patch(self._pod(pod), {"metadata": {"finalizers": None}})
             self._cluster.delete(self._pod(pod), gracePeriodSeconds=KILL_GRACE_SECONDS)
-        self._cluster.delete(self._job(run_id, key), propagationPolicy="Background")
         self._snapshot = None
 
     def _job(self, run_id: str, key: Key) -> str:
@@ -194,12 +218,9 @@ class KubeBackend:
         now = self._monotonic()
         if self._snapshot is None or now - self._snapshot.taken_at > SNAPSHOT_SECONDS:
             ours = f"{EXECUTOR}={label_value(self._executor)},{RUN},{ATTEMPT}"
-            try:
-                # The Jobs first: a pod that is made in between has its Job here.
-                jobs = self._cluster.get(self._jobs, labelSelector=ours)["items"]
-                pods = self._cluster.get(self._pods, labelSelector=ours)["items"]
-            except ClusterRefusalError as error:
-                raise BackendUnavailableError(str(error)) from error
+            # The Jobs first: a pod that is made in between has its Job here.
+            jobs = self._list(self._jobs, ours, now)
+            pods = self._list(self._pods, ours, now)
             by_key: dict[Key, list[dict[str, Any]]] = {}
             for pod in pods:
                 by_key.setdefault(key_of(pod), []).append(pod)
@@ -230,13 +251,32 @@ def write_runner(store: Path) -> str:
 
 
 def share(directory: RunDirectory) -> None:
-    """Let the pod's group write into the folder of its run, and the service go on reading the log."""
-    directory.log.touch(mode=0o660)
-    for path in (directory.path, *directory.path.iterdir()):
-        if path.is_symlink() or not (path.is_dir() or path.is_file()):
-            continue
-        os.chown(path, -1, GROUP)
-        path.chmod(0o2770 if path.is_dir() else 0o660)
+    """Let the pod's group write into the folder of its run, and the service go on reading the log.
+
+    An earlier attempt's notebook may have put a link or a pipe in its place: OSError or RunDirectoryError then.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    log = os.open(directory.log, flags, 0o660)
+    try:
+        if os.fstat(log).st_uid == os.geteuid():
+            os.fchown(log, -1, GROUP)
+            os.fchmod(log, 0o660)
+    finally:
+        os.close(log)
+    for path in (directory.input, directory.spec):
+        if path.is_symlink():
+            msg = f"{path} is a link."
+            raise RunDirectoryError(msg)
+        os.chown(path, -1, GROUP, follow_symlinks=False)
+        path.chmod(0o640)
+    os.chown(directory.path, -1, GROUP)
+    directory.path.chmod(0o2770)
+
+
+def _is_released(pod: dict[str, Any]) -> bool:
+    """Whether nothing is left to do for a pod but to wait for its node, which may take a minute."""
+    metadata = pod["metadata"]
+    return "deletionTimestamp" in metadata and FINALIZER not in (metadata.get("finalizers") or [])
 
 
 def _named(name: str, pods: Iterable[dict[str, Any]]) -> dict[str, Any] | None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from hub.batch.backend import Exited, Gone, Running
-from hub.batch.files import RunDirectory
+from hub.batch.files import RunDirectory, write_atomically
 from hub.batch.jobs import (
     FINALIZER,
     KUEUE_QUEUE,
@@ -101,6 +102,7 @@ def test_a_setting_that_does_not_exist_is_an_error():
 
 
 @given(leases())
+@settings(deadline=None)
 def test_a_pod_has_what_its_lease_pays_for_and_ends_with_it(given_lease):
     made = make_job(run(), given_lease, terms(), "batch", ".runner.pyz")
     resources = container_of(made)["resources"]
@@ -168,6 +170,20 @@ def test_what_ends_without_a_result_is_judged_by_its_pod(shown, outcome, error):
     assert sight.result.error.name == error
 
 
+def test_a_pod_that_lost_its_status_is_charged_from_the_start_that_was_reported():
+    shown = pod(phase="Failed", reason="DeadlineExceeded")
+    shown["status"]["conditions"] = [{"type": "Ready", "status": "False", "lastTransitionTime": ENDED}]
+    assert ended(sight_of_claimed(run(started_at=STARTED), shown, None, NOW)) == ("timed_out", STARTED, SECONDS[1])
+
+
+def test_a_pod_at_its_deadline_has_its_time_to_save():
+    ready = {"type": "Ready", "status": "False", "lastTransitionTime": ENDED}
+    shown = pod({"running": {"startedAt": STARTED}}, phase="Failed", reason="DeadlineExceeded", conditions=[ready])
+    soon = datetime.fromisoformat(ENDED) + timedelta(seconds=19)
+    assert sight_of_claimed(run(), shown, None, soon) == Running(SECONDS[0])
+    assert ended(sight_of_claimed(run(), shown, None, NOW)) == ("timed_out", *SECONDS)
+
+
 def test_a_pod_that_was_deleted_counts_by_its_deletion_whatever_its_runner_took_it_for():
     said = RunResult(1, "cancelled", STARTED, ENDED, None)
     shown = over("Completed", 0, phase="Failed", reason="DeadlineExceeded")
@@ -205,3 +221,42 @@ def test_an_attempt_is_taken_by_one_pod_for_good(tmp_path):
     assert directory.claimed_by(1) == "a"
     assert directory.claim(2, "b")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["claim-1", "claim-2"]
+
+
+SPOILT = [
+    "[]",
+    '{"attempt": 1, "outcome": "won", "started_at": null, "ended_at": "2026-11-21T11:00:09Z", "error": null}',
+    '{"attempt": 1, "outcome": "failed", "started_at": 5, "ended_at": "2026-11-21T11:00:09Z", "error": null}',
+    '{"attempt": 1, "outcome": "failed", "started_at": null, "ended_at": "2026-11-21T11:00:09Z", "error": 5}',
+]
+
+
+@pytest.mark.parametrize("text", SPOILT)
+def test_a_result_that_a_notebook_has_spoilt_is_none(tmp_path, text):
+    (tmp_path / "result.json").write_text(text)
+    assert RunDirectory(tmp_path).read_result(1) is None
+
+
+@pytest.mark.parametrize("line", ["[]", "{}", '{"at": 5, "event": "started", "cells_total": 1}', "5", "{"])
+def test_progress_that_a_notebook_has_spoilt_is_none(tmp_path, line):
+    (tmp_path / "events.jsonl").write_text(f"{line}\n")
+    assert RunDirectory(tmp_path).read_progress() is None
+
+
+@pytest.mark.parametrize("name", ["result.json", "events.jsonl", "claim-1"])
+def test_a_pipe_a_link_and_a_folder_in_the_place_of_a_file_are_not_read(tmp_path, name):
+    path, directory = tmp_path / name, RunDirectory(tmp_path)
+    (tmp_path / "secret").write_text('{"attempt": 1}')
+    for make in (lambda: os.mkfifo(path), lambda: path.symlink_to("secret"), path.mkdir):
+        make()
+        assert (directory.read_result(1), directory.read_progress(), directory.claimed_by(1)) == (None, None, None)
+        path.rmdir() if path.is_dir() else path.unlink()
+
+
+def test_nothing_is_written_through_a_link(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("whole")
+    (tmp_path / f".run.json.{os.getpid()}").symlink_to(victim)
+    write_atomically(tmp_path / "run.json", "{}")
+    assert victim.read_text() == "whole"
+    assert (tmp_path / "run.json").read_text() == "{}"

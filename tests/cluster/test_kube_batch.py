@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -92,8 +93,8 @@ class BatchBench:
             )
         return self.executors[-1]
 
-    def kill_executor(self) -> None:
-        self.executors[-1].kill()
+    def end_executor(self, number: signal.Signals = signal.SIGKILL) -> None:
+        self.executors[-1].send_signal(number)
         self.executors[-1].wait()
 
     def submit(
@@ -191,7 +192,7 @@ def bench(cluster: Cluster, tmp_path: Path, hub_environment: None) -> Iterator[B
     with serving(app) as url, Witness(cluster.core, cluster.namespace).looking() as witness:
         made = BatchBench(cluster, witness, services, allocation, tmp_path, url)
         yield made
-        made.kill_executor()
+        made.end_executor()
     remove_all(made)
     database.dispose()
 
@@ -215,9 +216,9 @@ def test_a_sweep_loses_nothing_and_is_charged_what_the_api_server_shows(bench: B
     (pod,) = bench.pods_of(runs[KILLED])
     bench.cluster.core.delete_namespaced_pod(pod.metadata.name, bench.cluster.namespace)
     # In the middle of it all, more than once, with runs waiting, starting, running and ending.
-    for enough in (4, 8, 10):
+    for enough, number in ((4, signal.SIGKILL), (8, signal.SIGTERM), (10, signal.SIGKILL)):
         bench.wait_for_ends(runs, enough)
-        bench.kill_executor()
+        bench.end_executor(number)
         time.sleep(1)
         bench.start_executor()
     bench.wait_running(runs[CANCELLED], 2)
@@ -252,3 +253,19 @@ def test_an_image_that_cannot_be_had_costs_nothing_and_is_not_tried_for_ever(ben
     bench.wait_nothing_left()
     assert {lease.state for lease in bench.services.reports.leases_of("ada", 100)} == {"voided"}
     bench.assert_charged_as_shown()
+
+
+def test_without_a_batch_process_a_pod_ends_at_the_end_of_its_lease_and_nothing_is_lost(bench: BatchBench) -> None:
+    run = bench.submit(notebook("print('early')", "import time; time.sleep(600)"), max_seconds=25)
+    bench.start_executor()
+    bench.wait_running(run.id, 2)
+    bench.end_executor()
+    wait_for(lambda: bench.pods_of(run.id)[0].status.phase in {"Failed", "Succeeded"}, 90)
+    bench.start_executor()
+    (ended,) = bench.wait_ended(run.id)
+    assert (ended.state, ended.attempt) == ("timed_out", 1)
+    bench.wait_nothing_left()
+    assert "early" in bench.file(run.id, OUTPUT)
+    # The pod may live as long as its lease, which had begun before it.
+    (lease,) = bench.services.reports.leases_of("ada", 100)
+    assert 20 <= lease.charged_microcredits / lease.microcredits_per_second <= 25
