@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from allocations.ids import IdFactory
     from allocations.leases.service import LeaseService
     from allocations.leases.store import LeaseStore
+    from allocations.leases.views import LeaseView
     from allocations.lifecycle.stores.allocations import AllocationStore
     from allocations.policy.models import Policy
     from allocations.runs.files import RunFiles
@@ -284,6 +285,15 @@ class RunService:
         """Return the runs that an executor is responsible for."""
         with self.database.read() as connection:
             return self._views(connection, self.runs.active(connection, executor))
+
+    def lease_of(self, run_id: str) -> LeaseView:
+        """Return the lease under which a run was admitted; NotFoundError for one that waits."""
+        with self.database.read() as connection:
+            run = self.runs.get(connection, run_id)
+            lease = self.lease_store.get(connection, run.lease_id) if run and run.lease_id else None
+            if lease is None:
+                raise _no_run(run_id)
+            return self.leases.views(connection, [lease])[0]
 
     def read_file(self, person: str, run_id: str, name: str) -> bytes:
         """Return a file of one's own run."""

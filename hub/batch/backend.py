@@ -13,6 +13,10 @@ class StartError(Exception):
     """The run cannot be started here; the message says why and what to do."""
 
 
+class BackendUnavailableError(Exception):
+    """The place does not answer now, or is not ready yet: nothing can be said of its runs, and nothing is lost."""
+
+
 @dataclass(frozen=True)
 class Running:
     """The runner lives. `started_at` (RFC 3339) is unknown in its first moments."""
@@ -29,7 +33,9 @@ class Exited:
 
 @dataclass(frozen=True)
 class Gone:
-    """There is no runner and no result: it never started, or it died."""
+    """There is no runner and no result: it never started, or it died; `why`, where the place knows."""
+
+    why: str = ""
 
 
 Sight = Running | Exited | Gone
@@ -38,8 +44,11 @@ Sight = Running | Exited | Gone
 class Backend(Protocol):
     """A place that executes runs and remembers them itself: the executor may die at any moment.
 
-    Every method may be called again for the same attempt with no further effect.
+    Every method may be called again for the same attempt with no further effect, and raises BackendUnavailableError
+    when the place does not answer. `outlives`: runs go on when their executor is stopped, and the next one finds them.
     """
+
+    outlives: bool
 
     def start(self, run: Run) -> None:
         """Start the run's current attempt. Raises StartError."""
@@ -49,6 +58,9 @@ class Backend(Protocol):
 
     def stop(self, run_id: str, *, kill: bool) -> None:
         """Ask the run to stop and record its result, or (`kill`) end all of its processes now."""
+
+    def release(self, run_id: str) -> None:
+        """Remove what is left here of a run that has ended, or that nobody pays for, whatever it still does."""
 
     def running(self) -> set[str]:
         """The ids of all runs that have a process here, whoever started them."""

@@ -14,13 +14,13 @@ import signal
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
 from prometheus_client import start_http_server
 
-from hub.batch.backend import Exited, Gone, Running, StartError
+from hub.batch.backend import BackendUnavailableError, Exited, Gone, Running, StartError
 from hub.batch.files import RunDirectory
 from hub.batch.local import LocalBackend
 from hub.batch.model import RunError, from_text, now_utc, to_text
@@ -89,10 +89,13 @@ class Executor:
         metrics.slots.set(slots)
 
     def run(self, stop: threading.Event) -> None:
-        """Loop until `stop` is set, then stop the runs in hand and give them back as lost."""
+        """Loop until `stop` is set, then stop the runs in hand and give them back as lost, unless they go on alone."""
         while not stop.is_set():
             self.tick()
             self._rest(stop)
+        if self._backend.outlives:
+            logger.info("The executor has stopped; %d runs go on", len(self._runs))
+            return
         self._draining = True
         ends_at = self._monotonic() + DRAIN_SECONDS
         while self._runs and self._monotonic() < ends_at:
@@ -108,7 +111,10 @@ class Executor:
                 return
 
     def _has_just_ended(self, run: Run) -> bool:
-        return not self._attempts[run.id, run.attempt].ended and isinstance(self._backend.look(run), Exited)
+        try:
+            return not self._attempts[run.id, run.attempt].ended and isinstance(self._backend.look(run), Exited)
+        except BackendUnavailableError:
+            return False
 
     def tick(self) -> None:
         """One loop. The local part (stopping, starting) goes on while the service does not answer."""
@@ -118,7 +124,7 @@ class Executor:
                 self._guarded(run)
             if not self._draining:
                 if ours is not None:
-                    self._stop_strays(ours)
+                    self._clear_strays(ours)
                 self._claim()
             self._metrics.running.set(len(self._runs))
 
@@ -159,7 +165,9 @@ class Executor:
             self._attend(run)
         except ServiceError as error:
             self._failed(error, away=isinstance(error, ServiceUnavailableError))
-        except (OSError, ValueError, KeyError):
+        except BackendUnavailableError as error:
+            logger.warning("%s", error, extra=run_fields(run))
+        except (OSError, ValueError, KeyError, TypeError):
             # The files of one run may be damaged (a full disk): the other runs must not wait for it.
             logger.exception("The files of the run cannot be read", extra=run_fields(run))
 
@@ -169,22 +177,23 @@ class Executor:
         match sight:
             case Exited(result):
                 attempt.ended = True
-                self._report_progress(run, attempt)
+                self._report_progress(run, attempt, result.started_at)
                 outcome = result.outcome
                 if outcome == "cancelled":
                     outcome = self._stop_reason(run, result.started_at, from_text(result.ended_at)) or "lost"
-                self._finish(run, outcome, result.started_at, result.ended_at, result.error)
+                error = None if outcome == "cancelled" else result.error
+                self._finish(run, outcome, result.started_at, result.ended_at, error)
             case Running(started_at):
                 attempt.looks_gone = 0
                 if self._stop_reason(run, started_at, self._clock()):
                     self._stop(run, attempt)
-                self._report_progress(run, attempt)
-            case Gone():
-                self._attend_gone(run, attempt)
+                self._report_progress(run, attempt, started_at)
+            case Gone(why):
+                self._attend_gone(run, attempt, why)
             case _:
                 assert_never(sight)
 
-    def _attend_gone(self, run: Run, attempt: Attempt) -> None:
+    def _attend_gone(self, run: Run, attempt: Attempt, why: str) -> None:
         """No process and no result: never started, or died. Two looks, since a result may be arriving."""
         progress = RunDirectory.of(self._store, run.id).read_progress()
         started_at = run.started_at or (progress.started_at if progress else None)
@@ -203,7 +212,7 @@ class Executor:
         self._backend.stop(run.id, kill=True)
         error = None
         if reason is None:
-            message = "The run's process ended without a result. The platform failed, not the notebook."
+            message = f"The run's process ended without a result. The platform failed, not the notebook. {why}".strip()
             error = RunError(progress.current_cell if progress else None, "Lost", message, "")
         self._finish(run, reason or "lost", started_at, to_text(self._clock()), error)
 
@@ -224,9 +233,13 @@ class Executor:
             logger.info("Stopping the run", extra=run_fields(run))
         self._backend.stop(run.id, kill=self._monotonic() - attempt.stopped_at >= KILL_AFTER_SECONDS)
 
-    def _report_progress(self, run: Run, attempt: Attempt) -> None:
+    def _report_progress(self, run: Run, attempt: Attempt, started_at: str | None) -> None:
+        """Say how far the run is; it began when its place says, which may be before the runner's first word."""
         progress = RunDirectory.of(self._store, run.id).read_progress()
-        if progress is None or progress == attempt.reported or self._away():
+        if progress is None:
+            return
+        progress = replace(progress, started_at=started_at or progress.started_at)
+        if progress == attempt.reported or self._away():
             return
         try:
             self._service.progress(run, progress)
@@ -246,6 +259,13 @@ class Executor:
         del self._attempts[run.id, run.attempt]
         self._metrics.runs.labels(outcome).inc()
         logger.info("The run has ended", extra=run_fields(run, outcome=outcome))
+        self._backend.release(run.id)
+
+    def _clear_strays(self, ours: set[str]) -> None:
+        try:
+            self._stop_strays(ours)
+        except BackendUnavailableError as error:
+            logger.warning("%s", error)
 
     def _stop_strays(self, ours: set[str]) -> None:
         """End what runs without being ours: it has no lease, or an executor that died long ago left it."""
@@ -260,6 +280,8 @@ class Executor:
             kill = now - since >= KILL_AFTER_SECONDS
             logger.warning("Stopping a run without a lease", extra={FIELDS: {"run": run_id, "kill": kill}})
             self._backend.stop(run_id, kill=kill)
+            if kill:
+                self._backend.release(run_id)
 
     def _claim(self) -> None:
         free = self._slots - len(self._runs)
@@ -278,11 +300,16 @@ class Executor:
                 self._start(run, attempt)
             except ServiceError as error:
                 self._failed(error, away=isinstance(error, ServiceUnavailableError))
+            except BackendUnavailableError as error:
+                logger.warning("%s", error, extra=run_fields(run))
 
     def _start(self, run: Run, attempt: Attempt) -> None:
         attempt.started = True
         try:
             self._backend.start(run)
+        except BackendUnavailableError:
+            attempt.started = False
+            raise
         except StartError as start_error:
             logger.exception("The run could not be started", extra=run_fields(run))
             error = RunError(None, "StartFailed", str(start_error), "")
@@ -298,7 +325,8 @@ class Settings:
     url: str
     token: str
     store: Path
-    homes: Path
+    homes: Path | None
+    kubernetes: Path | None
     name: str
     slots: int
     metrics_host: str
@@ -308,11 +336,13 @@ class Settings:
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Settings:
         """KeyError: a required variable is absent. ValueError: one is not a number."""
+        kubernetes = environment.get("MERIDIAN_BATCH_KUBERNETES")
         return cls(
             url=environment["MERIDIAN_ALLOCATIONS_URL"],
             token=environment["MERIDIAN_TOKEN_BATCH"],
             store=Path(environment["MERIDIAN_RUN_STORE"]),
-            homes=Path(environment["MERIDIAN_HOMES"]),
+            homes=None if kubernetes else Path(environment["MERIDIAN_HOMES"]),
+            kubernetes=Path(kubernetes) if kubernetes else None,
             name=environment.get("MERIDIAN_BATCH_EXECUTOR", "batch"),
             slots=int(environment.get("MERIDIAN_BATCH_SLOTS") or os.cpu_count() or 1),
             metrics_host=environment.get("MERIDIAN_BATCH_METRICS_HOST", "127.0.0.1"),
@@ -333,6 +363,20 @@ def only_executor(store: Path, name: str) -> int | None:
         os.close(descriptor)
         return None
     return descriptor
+
+
+def make_backend(settings: Settings, service: ExecutorService) -> Backend:
+    """Jobs where the configuration names a cluster's settings, else processes of this machine."""
+    if settings.kubernetes is None:
+        assert settings.homes is not None
+        return LocalBackend(settings.store, settings.homes, os.environ, settings.passed_variables)
+    # Whoever runs notebooks as processes needs none of it.
+    from hub.batch.cluster import Cluster  # noqa: PLC0415
+    from hub.batch.jobs import JobSettings  # noqa: PLC0415
+    from hub.batch.kube import KubeBackend  # noqa: PLC0415
+
+    terms = JobSettings.model_validate_json(settings.kubernetes.read_text(encoding="utf-8"))
+    return KubeBackend(Cluster.connect(), terms, settings.store, settings.name, service.lease)
 
 
 def main() -> int:
@@ -357,9 +401,10 @@ def main() -> int:
         signal.signal(number, lambda *_: stop.set())
     metrics = Metrics()
     start_http_server(settings.metrics_port, settings.metrics_host, metrics.registry)
+    service = ExecutorService.connect(settings.url, settings.token, settings.name)
     executor = Executor(
-        ExecutorService.connect(settings.url, settings.token, settings.name),
-        LocalBackend(settings.store, settings.homes, os.environ, settings.passed_variables),
+        service,
+        make_backend(settings, service),
         settings.store,
         metrics,
         slots=settings.slots,

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import re
+import stat
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hub.batch.model import Progress, Run, RunResult
+from hub.batch.model import Progress, Run, RunResult, from_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
 RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+READ_BYTES_MAX = 50_000_000
 LOCK_RETRIES = 20
 LOCK_RETRY_SECONDS = 0.05
 
@@ -31,7 +34,9 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     `durable`: it also survives a crash of the machine.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
+    # Never through a link that a notebook may have put there: an exclusive creation follows none.
+    temporary.unlink(missing_ok=True)
+    with temporary.open("x", encoding="utf-8") as file:
         file.write(text)
         if durable:
             file.flush()
@@ -45,11 +50,27 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
             os.close(directory)
 
 
+def _read_text(path: Path) -> str | None:
+    """The text of a plain file; None for any other, which a notebook may put there: a pipe would never end."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENXIO}:
+            return None
+        raise
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_size > READ_BYTES_MAX:
+        os.close(descriptor)
+        return None
+    with os.fdopen(descriptor, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
 def _read_json(path: Path) -> dict[str, Any] | None:
     """The object in the file, or None when there is none or it is not whole."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        data = json.loads(_read_text(path) or "")
+    except ValueError:
         return None
     return data if isinstance(data, dict) else None
 
@@ -100,7 +121,7 @@ class RunDirectory:
         self.output = path / "output.ipynb"
         self.log = path / "log.txt"
         self.events = path / "events.jsonl"
-        self._spec = path / "run.json"
+        self.spec = path / "run.json"
         self._process = path / "process.json"
         self._result = path / "result.json"
         self._lock = path / "runner.lock"
@@ -124,25 +145,31 @@ class RunDirectory:
         if self.attempt() not in (None, spec.attempt):
             for path in (self._result, self._process, self.events, self.output):
                 path.unlink(missing_ok=True)
-        write_atomically(self._spec, json.dumps(spec.to_json()))
+        write_atomically(self.spec, json.dumps(spec.to_json()))
 
     def attempt(self) -> int | None:
         """The attempt that the directory was last made ready for."""
-        spec = _read_json(self._spec)
-        return spec["attempt"] if spec else None
+        spec = _read_json(self.spec)
+        return spec.get("attempt") if spec else None
 
     def read_spec(self) -> RunSpec:
         """RunDirectoryError when the executor has not written one."""
-        data = _read_json(self._spec)
+        data = _read_json(self.spec)
         if data is None:
-            msg = f"{self._spec} is missing or is not JSON: the executor writes it before it starts a runner."
+            msg = f"{self.spec} is missing or is not JSON: the executor writes it before it starts a runner."
             raise RunDirectoryError(msg)
         return RunSpec(**data)
 
     def read_result(self, attempt: int) -> RunResult | None:
         """The attempt's result, or None; that of an earlier attempt does not count."""
         data = _read_json(self._result)
-        return RunResult.from_json(data) if data is not None and data["attempt"] == attempt else None
+        if data is None or data.get("attempt") != attempt:
+            return None
+        try:
+            return RunResult.from_json(data)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            # The notebook has written over it: what it says is then no result.
+            return None
 
     def write_result(self, result: RunResult) -> None:
         write_atomically(self._result, json.dumps(result.to_json()))
@@ -155,24 +182,37 @@ class RunDirectory:
     def write_process(self, process: RunProcess) -> None:
         write_atomically(self._process, json.dumps(vars(process)))
 
-    def read_progress(self) -> Progress | None:
-        """How far the events say the attempt has come; None before its first event."""
+    def claim(self, attempt: int, pod: str) -> bool:
+        """Take the attempt for one pod, for good; False when another has it, however long ago that one ended.
+
+        A Job may replace a pod that was deleted under it: the second must not run the notebook again.
+        """
+        mine = self.path / f".claim-{pod}"
+        write_atomically(mine, pod)
         try:
-            text = self.events.read_text(encoding="utf-8")
-        except FileNotFoundError:
+            # Of all ways to make a file only where there is none, this one makes it with its content.
+            os.link(mine, self._claim(attempt))
+        except FileExistsError:
+            return False
+        finally:
+            mine.unlink()
+        return True
+
+    def claimed_by(self, attempt: int) -> str | None:
+        """The pod that has taken the attempt; None before one has."""
+        return _read_text(self._claim(attempt))
+
+    def _claim(self, attempt: int) -> Path:
+        return self.path / f"claim-{attempt}"
+
+    def read_progress(self) -> Progress | None:
+        """How far the events say the attempt has come; None before its first event, and where they are spoilt."""
+        try:
+            # The last line may be half written: only what ends in a newline counts.
+            events = [json.loads(line) for line in (_read_text(self.events) or "").split("\n")[:-1]]
+            return _progress(events) if events else None
+        except (ValueError, KeyError, TypeError):
             return None
-        # The last line may be half written: only what ends in a newline counts.
-        events = [json.loads(line) for line in text.split("\n")[:-1]]
-        if not events:
-            return None
-        finished = {event["cell"] for event in events if event["event"] == "cell_finished"}
-        started = [event["cell"] for event in events if event["event"] == "cell_started"]
-        return Progress(
-            started_at=events[0]["at"],
-            cells_done=len(finished),
-            cells_total=events[0]["cells_total"],
-            current_cell=started[-1] if started and started[-1] not in finished else None,
-        )
 
     def lock(self) -> int | None:
         """Take the run for this process: the descriptor that holds it, or None when another runner has it.
@@ -205,6 +245,18 @@ class RunDirectory:
             return False
         finally:
             os.close(descriptor)
+
+
+def _progress(events: list[dict[str, Any]]) -> Progress:
+    from_text(events[0]["at"])
+    finished = {event["cell"] for event in events if event["event"] == "cell_finished"}
+    started = [event["cell"] for event in events if event["event"] == "cell_started"]
+    return Progress(
+        started_at=events[0]["at"],
+        cells_done=len(finished),
+        cells_total=events[0]["cells_total"],
+        current_cell=started[-1] if started and started[-1] not in finished else None,
+    )
 
 
 def spec_of(run: Run, home: Path) -> RunSpec:

@@ -35,6 +35,8 @@ class LocalBackend:
     environment: the executor's own, of which PASSED_VARIABLES and `passed` reach the notebook.
     """
 
+    outlives = False
+
     def __init__(self, store: Path, homes: Path, environment: Mapping[str, str], passed: tuple[str, ...] = ()) -> None:
         self._store = store.absolute()
         self._homes = homes.absolute()
@@ -91,6 +93,9 @@ class LocalBackend:
             stat = read_stat(process.pid)
             if stat and stat.start_ticks == process.start_ticks:
                 send(process.pid, signal.SIGTERM)
+
+    def release(self, run_id: str) -> None:
+        """Nothing is left of a run but its files, which are its person's."""
 
     def running(self) -> set[str]:
         self._reap()

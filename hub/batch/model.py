@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 Outcome = Literal["succeeded", "failed", "timed_out", "cancelled", "lost"]
 
@@ -51,7 +51,10 @@ class RunError:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunError:
-        return cls(data.get("cell"), data["name"], data["message"], data.get("traceback") or "")
+        """What is not of this form is left out or made text: a notebook may have written it."""
+        cell = data.get("cell")
+        texts = (str(data.get(name) or "") for name in ("name", "message", "traceback"))
+        return cls(cell if isinstance(cell, int) else None, *texts)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -160,6 +163,12 @@ class RunResult:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunResult:
+        """ValueError for an outcome that does not exist; KeyError or TypeError for what is not of this form."""
+        if data["outcome"] not in get_args(Outcome):
+            msg = f"{data['outcome']!r} is not the end of a run."
+            raise ValueError(msg)
+        for time in (data["started_at"] or data["ended_at"], data["ended_at"]):
+            from_text(time)
         return cls(
             attempt=data["attempt"],
             outcome=cast("Outcome", data["outcome"]),

@@ -67,8 +67,9 @@ def run_fields(run: Run, **more: object) -> dict[str, dict[str, object]]:
 
 
 def log_to_stdout() -> None:
-    """Send the process's log lines to standard output as JSON, without httpx's own line a request."""
+    """Send the process's log lines to standard output as JSON, without the chatter of libraries."""
     handler = logging.StreamHandler(sys.stdout)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for library in ("httpx", "alembic"):
+        logging.getLogger(library).setLevel(logging.WARNING)

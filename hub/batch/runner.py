@@ -2,7 +2,8 @@
 
 `python -m hub.batch.runner RUN_DIRECTORY` needs nobody: it keeps the run's deadline, ends every
 process that the notebook started, and writes `result.json` last, when nothing of the run is left.
-It exits with 0 when there is a result, and with 75 when another runner has the run.
+It exits with 0 when there is a result, and with 75 when another runner has the run. In a pod, further
+arguments name the attempt and the pod, and the environment is the image's own and all for the notebook.
 """
 
 from __future__ import annotations
@@ -166,8 +167,10 @@ class Guard(threading.Thread):
             time.sleep(0.1)
 
 
-def execute(directory: RunDirectory, spec: RunSpec, record: RunRecord) -> tuple[Outcome, RunError | None]:
-    """Run the notebook; what it says about its own end holds, except where it was stopped."""
+def execute(
+    directory: RunDirectory, spec: RunSpec, record: RunRecord, private: tuple[str, ...]
+) -> tuple[Outcome, RunError | None]:
+    """Run the notebook, without the `private` variables; what it says about its end holds, unless it was stopped."""
     # jsonschema's check of URIs, which no notebook's schema has, takes a second of every run to import.
     sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
     # papermill takes half a second; the lock, the signals and the deadline come first.
@@ -180,7 +183,7 @@ def execute(directory: RunDirectory, spec: RunSpec, record: RunRecord) -> tuple[
         run_notebook,
     )
 
-    environment = {name: value for name, value in os.environ.items() if name not in RUNNER_VARIABLES}
+    environment = {name: value for name, value in os.environ.items() if name not in private}
     try:
         notebook = load_notebook(directory.input)
         record.started(len(notebook.cells))
@@ -199,7 +202,7 @@ def execute(directory: RunDirectory, spec: RunSpec, record: RunRecord) -> tuple[
 
 
 def main(arguments: list[str], clock: Callable[[], datetime] = now_utc) -> int:
-    """Execute the run in the directory named by the one argument. Returns the exit status."""
+    """Execute the run in the directory of the first argument, as ATTEMPT in POD if these follow: the exit status."""
     directory = RunDirectory(Path(arguments[0]).absolute())
     # Two runners of one run could start when an executor dies between starting one and seeing it.
     # The lock lets one through, is held until its process ends, and makes the other exit here.
@@ -213,6 +216,9 @@ def main(arguments: list[str], clock: Callable[[], datetime] = now_utc) -> int:
         return 1
     if directory.read_result(spec.attempt):
         return 0
+    in_pod = len(arguments) > 1
+    if in_pod and not (int(arguments[1]) == spec.attempt and directory.claim(spec.attempt, arguments[2])):
+        return EXIT_TAKEN
     log = os.open(directory.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -225,7 +231,7 @@ def main(arguments: list[str], clock: Callable[[], datetime] = now_utc) -> int:
     directory.write_process(RunProcess(spec.attempt, stat.pid, stat.start_ticks, record.started_at))
     guard.start()
     try:
-        outcome, error = execute(directory, spec, record)
+        outcome, error = execute(directory, spec, record, () if in_pod else RUNNER_VARIABLES)
         if not record.finish(outcome, error):
             guard.join()
     finally:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 import httpx
 
 from hub.batch.model import Run
+from hub.client import Lease
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,6 +116,10 @@ class ExecutorService:
         body = {"executor": self._executor, "limit": limit}
         answer = json_of(call(self._http, "POST", "/runs/claim", json=body))
         return [Run.from_json(run) for run in answer["runs"]]
+
+    def lease(self, run: Run) -> Lease:
+        """The lease under which the run was admitted."""
+        return Lease.model_validate(json_of(call(self._http, "GET", f"/runs/{run.id}/lease")))
 
     def progress(self, run: Run, progress: Progress) -> None:
         body = {"attempt": run.attempt, **vars(progress)}

@@ -122,6 +122,7 @@ RULES = {
     "GET /runs": Rule(OWN_LIST),
     "GET /runs/active": Rule(LEASES, query="?executor=e"),
     "POST /runs/claim": Rule(LEASES, {"executor": "e", "limit": 1}),
+    "GET /runs/{run_id}/lease": Rule((403, 403, 403, 403, 403, 404)),
     "POST /runs/{run_id}/progress": Rule(LEASES, {"attempt": 1, "cells_done": 0, "cells_total": 1}),
     "POST /runs/{run_id}/finish": Rule(LEASES, FINISH),
     "GET /runs/{run_id}": Rule(OWN_ONLY),

@@ -15,7 +15,7 @@ from allocations.api.v1.common import Body, IdempotencyHeader, LeaseHolder, Runn
 from allocations.clock import from_datetime
 from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import NotAMemberError, UnknownAllocationError
-from allocations.leases.views import StartOptions, View
+from allocations.leases.views import LeaseView, StartOptions, View
 from allocations.runs.files import LOG, OUTPUT
 from allocations.runs.models import Outcome, RunError, RunView
 from allocations.runs.service import Finish, Submission
@@ -144,6 +144,12 @@ def claim(body: ClaimBody, services: Wired, _caller: LeaseHolder) -> RunList:
             extra={"person": run.person, "allocation": run.allocation, "run": run.id, "lease": run.lease},
         )
     return RunList(runs=runs)
+
+
+@router.get("/runs/{run_id}/lease")
+def lease(run_id: str, services: Wired, _caller: LeaseHolder) -> LeaseView:
+    """The lease under which a run was admitted, for whoever executes it."""
+    return services.runs.lease_of(run_id)
 
 
 @router.post("/runs/{run_id}/progress")
