@@ -79,6 +79,6 @@ def serve() -> None:
         log_config=None,
         access_log=False,
         proxy_headers=True,
-        forwarded_allow_ips=os.environ.get("MERIDIAN_ALLOCATIONS_FORWARDED", "127.0.0.1"),
+        forwarded_allow_ips="127.0.0.1",
         server_header=False,
     )

@@ -61,6 +61,10 @@ securityContext:
   runAsUser: {{ $uid }}
   runAsGroup: {{ $uid }}
   fsGroup: {{ $uid }}
+  {{- if eq $component "batch" }}
+  # To give runs' folders to the group that people's pods have.
+  supplementalGroups: [{{ $root.Values.singleuser.fsGid }}]
+  {{- end }}
   seccompProfile: {type: RuntimeDefault}
 {{- with $values.nodeSelector }}
 nodeSelector:
@@ -92,12 +96,16 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end }}
 
+{{- define "meridian.secretName" -}}
+{{ .Values.existingSecret | default (include "meridian.fullname" .) }}
+{{- end }}
+
 {{/* One variable from the Secret: (list $ "VARIABLE" "key") */}}
 {{- define "meridian.secretEnv" -}}
 - name: {{ index . 1 }}
   valueFrom:
     secretKeyRef:
-      name: {{ include "meridian.fullname" (index . 0) }}
+      name: {{ include "meridian.secretName" (index . 0) }}
       key: {{ index . 2 }}
 {{- end }}
 
@@ -119,7 +127,7 @@ securityContext:
   valueFrom:
     secretKeyRef:
       {{- if .Values.postgresql.enabled }}
-      name: {{ include "meridian.fullname" . }}
+      name: {{ include "meridian.secretName" . }}
       key: database-url
       {{- else if .Values.externalDatabase.existingSecret }}
       name: {{ .Values.externalDatabase.existingSecret }}
@@ -215,4 +223,9 @@ env:
 resources:
   {{- toYaml . | nindent 2 }}
 {{- end }}
+{{- end }}
+
+{{/* The platform's address within the cluster, for people's pods. */}}
+{{- define "meridian.url" -}}
+http://{{ include "meridian.fullname" . }}-proxy-public:{{ .Values.proxy.service.port }}
 {{- end }}

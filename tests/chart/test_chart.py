@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 import copy
 import json
+import re
+import tomllib
 from typing import Any
 
 import helm_python as helm
 import pytest
 import yaml
+from oauthenticator.generic import GenericOAuthenticator
 
 from tests.chart.rendering import (
     CHART,
@@ -35,10 +38,8 @@ RIGHTS = {
         ("", "events"): {"get", "list", "watch"},
     },
     "batch": {
-        ("batch", "jobs"): {"get", "list", "watch", "create", "delete"},
-        ("", "pods"): {"get", "list", "watch", "delete"},
-        ("", "pods/log"): {"get"},
-        ("", "events"): {"get", "list", "watch"},
+        ("batch", "jobs"): {"get", "list", "watch", "create", "patch", "delete"},
+        ("", "pods"): {"get", "list", "watch", "patch", "delete"},
     },
 }
 
@@ -109,6 +110,7 @@ def test_every_value_is_in_the_schema_and_explained_by_its_default() -> None:
         ({"hub": TRIAL["hub"]}, "externalDatabase.url or externalDatabase.existingSecret"),
         ({"postgresql": {"enabled": True}}, "hub.config.JupyterHub.authenticator_class"),
         (with_value("httpRoute.enabled", value=True), "httpRoute.parentRefs has to name the gateway"),
+        (with_value("hub.db.type", "other"), "hub.db.url has to name"),
         (with_value("scheduling.podPriority.tiers", {"core": 1}), "no tier can be called core"),
     ],
 )
@@ -136,6 +138,20 @@ def test_secrets_are_made_for_each_installation_and_kept() -> None:
     assert not set(first["data"].values()) & set(second["data"].values())
     assert first["metadata"]["annotations"]["helm.sh/resource-policy"] == "keep"
     assert len(bytes.fromhex(base64.b64decode(first["data"]["crypt-key"]).decode())) == 32
+
+
+def test_a_secret_of_ones_own_takes_the_place_of_the_one_that_is_made() -> None:
+    made = only(render(TRIAL), "Secret", "")
+    manifests = render(TRIAL | {"existingSecret": "ours"})
+    assert FULL_NAME not in {one["metadata"]["name"] for one in manifests if one["kind"] == "Secret"}
+    used = {
+        reference["key"]
+        for spec in pod_specs(manifests).values()
+        for container in [*spec["containers"], *spec.get("initContainers", [])]
+        for variable in container.get("env", [])
+        if (reference := variable.get("valueFrom", {}).get("secretKeyRef", {})).get("name") == "ours"
+    }
+    assert used == set(made["data"])
 
 
 def test_each_process_gets_only_the_secrets_that_it_needs() -> None:
@@ -280,3 +296,46 @@ def test_ports_say_their_protocol(manifests: list[dict[str, Any]]) -> None:
     for spec in pod_specs(manifests).values():
         ports += [port for container in spec["containers"] for port in container.get("ports", [])]
     assert {port.get("protocol") for port in ports} == {"TCP"}
+
+
+def test_runs_have_what_servers_have() -> None:
+    manifests = render(EVERYTHING | {"batch": {"kueue": {"queue": "runs"}}})
+    jobs = json.loads(only(manifests, "Secret", "batch")["stringData"]["jobs.json"])
+    hub = json.loads(only(manifests, "Secret", "hub")["stringData"]["config.json"])
+    assert jobs["namespace"] == NAMESPACE
+    assert jobs["tier_priority_classes"] == hub["KubeAllocationSpawner"]["tier_priority_classes"]
+    assert jobs["environment"] == hub["KubeSpawner"]["environment"]
+    assert jobs["image_pull_secrets"] == hub["KubeSpawner"]["image_pull_secrets"]
+    assert jobs["kueue_queue"] == "runs"
+    assert jobs["run_store"] == {"persistentVolumeClaim": {"claimName": f"{FULL_NAME}-runs"}}
+    home, scratch = jobs["mounts"]
+    assert home["source"] == {"persistentVolumeClaim": {"claimName": "claim-{person}"}}
+    assert hub["KubeSpawner"]["pvc_name_template"] == "claim-{username}"
+    assert scratch == {"name": "scratch", "path": "/scratch", "source": {"emptyDir": {}}}
+
+
+def test_the_chart_is_of_the_projects_version() -> None:
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    project = tomllib.loads((CHART.parent / "pyproject.toml").read_text())["project"]["version"]
+    assert (chart["version"], chart["appVersion"]) == (project, project)
+
+
+def test_the_values_that_the_documentation_shows_are_values() -> None:
+    text = (CHART.parent / "docs" / "how-to.md").read_text().partition("## Install on Kubernetes")[2]
+    (block,) = re.findall(r"```yaml\n(hub:.*?)```", text.partition("\n## ")[0], re.DOTALL)
+    config = json.loads(only(render(yaml.safe_load(block)), "Secret", "hub")["stringData"]["config.json"])
+    unknown = set(config["GenericOAuthenticator"]) - set(GenericOAuthenticator.class_trait_names())
+    assert not unknown
+
+
+def test_no_value_is_without_effect() -> None:
+    templates = "".join(path.read_text() for path in (CHART / "templates").rglob("*") if path.is_file())
+    named = set(re.findall(r"\.([A-Za-z0-9]+)", templates)) | {"default", "defaultRequest", "max"}
+    # What is handed on as a whole has names of its own.
+    handed_on = {"resources", "people", "namespace", "tiers", "sharedTiers", "defaultRequest", "max", "scratch"}
+
+    def names(values: dict[str, Any]) -> set[str]:
+        inner = [names(value) for name, value in values.items() if isinstance(value, dict) and name not in handed_on]
+        return set(values).union(*inner)
+
+    assert names(yaml.safe_load((CHART / "values.yaml").read_text())) - named == set()

@@ -90,7 +90,7 @@ def test_a_server_is_made_as_the_values_say(load: Any, monkeypatch: pytest.Monke
     config = load(EVERYTHING)
     config.KubeSpawner.namespace = NAMESPACE
     spawner = KubeAllocationSpawner(config=config, _mock=True)
-    assert spawner.image == "meridian/lab:0.1.0"
+    assert spawner.image == "meridian-lab:0.1.0"
     assert spawner.environment["GREETING"] == "hello"
     assert spawner.image_pull_secrets == ["registry"]
     assert spawner.tier_priority_classes["entry"] == f"{FULL_NAME}-{NAMESPACE}-entry"

@@ -109,6 +109,7 @@ def test_processes_may_do_what_they_need_and_nothing_else(installed: Installed) 
         assert installed.may("hub", verb, "pods")
         assert installed.may("hub", verb, "persistentvolumeclaims")
         assert installed.may("batch", verb, "jobs", group="batch")
+        assert not installed.may("batch", verb, "services")
         for account in ("hub", "batch"):
             assert not installed.may(account, verb, "secrets")
             assert not installed.may(account, verb, "configmaps")

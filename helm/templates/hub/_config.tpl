@@ -1,6 +1,5 @@
 {{/* What the values say, as settings of JupyterHub's classes; hub.config has the last word. */}}
 {{- define "meridian.hubConfig" -}}
-{{- $name := include "meridian.fullname" . }}
 {{- $user := .Values.singleuser }}
 {{- $spawner := dict
   "image" (include "meridian.image" (list . $user.image))
@@ -8,7 +7,7 @@
   "cmd" $user.cmd
   "uid" (int $user.uid)
   "fs_gid" (int $user.fsGid)
-  "environment" (merge (dict "MERIDIAN_URL" (printf "http://%s-proxy-public:%d" $name (int .Values.proxy.service.port))) $user.extraEnv)
+  "environment" (merge (dict "MERIDIAN_URL" (include "meridian.url" .)) $user.extraEnv)
   "extra_labels" (merge (dict "app.kubernetes.io/instance" .Release.Name) $user.extraLabels)
   "extra_annotations" $user.extraAnnotations
   "node_selector" $user.nodeSelector
@@ -53,8 +52,8 @@
   "KubeAllocationSpawner" $ours
   "Spawner" (dict "default_url" $user.defaultUrl "start_timeout" (int $user.startTimeout))
 }}
-{{- if .Values.hub.db.url }}
-{{- $_ := set $config "JupyterHub" (dict "db_url" .Values.hub.db.url) }}
+{{- if eq .Values.hub.db.type "other" }}
+{{- $_ := set $config "JupyterHub" (dict "db_url" (required "hub.db.url has to name the database of the hub." .Values.hub.db.url)) }}
 {{- end }}
 {{- toYaml (mergeOverwrite $config (deepCopy .Values.hub.config)) }}
 {{- end }}
