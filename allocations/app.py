@@ -62,7 +62,7 @@ def create_app(services: Services, identities: HubIdentities, mode: str) -> Fast
 
 
 def serve() -> None:
-    """Serve on loopback as the environment says, with metrics on a port of their own."""
+    """Serve as the environment says, on loopback where it says nothing, with metrics on a port of their own."""
     configure_logging()
     settings = Settings.from_environment()
     identities = HubIdentities(required("MERIDIAN_COOKIE_SECRET"), PREFIX)
@@ -70,7 +70,8 @@ def serve() -> None:
     # What is there from the start stays: looking through it again and again for garbage would stop every request.
     gc.collect()
     gc.freeze()
-    start_http_server(int(required("MERIDIAN_ALLOCATIONS_METRICS_PORT")), addr="127.0.0.1")
+    metrics_host = os.environ.get("MERIDIAN_ALLOCATIONS_METRICS_HOST", "127.0.0.1")
+    start_http_server(int(required("MERIDIAN_ALLOCATIONS_METRICS_PORT")), addr=metrics_host)
     uvicorn.run(
         app,
         host=os.environ.get("MERIDIAN_ALLOCATIONS_HOST", "127.0.0.1"),

@@ -40,7 +40,7 @@ from allocations.notify.texts import TextService
 from allocations.notify.transports import FileTransport, SmtpTransport
 from allocations.notify.truth import TruthService
 from allocations.outbox import Outbox
-from allocations.policy.loader import load_policy
+from allocations.policy.loader import load_policy, with_idle_seconds
 from allocations.reports.allocations import AllocationViewBuilder
 from allocations.reports.awards import StandingViewBuilder
 from allocations.reports.service import ReportService
@@ -280,4 +280,5 @@ def mailer_from(services: Services, settings: MailSettings) -> Mailer:
 
 def services_from(settings: Settings) -> Services:
     """Wire the services as the environment says."""
-    return make_services(Database(settings.database_url), load_policy(settings.policies), settings.run_store)
+    policy = with_idle_seconds(load_policy(settings.policies), settings.idle_seconds)
+    return make_services(Database(settings.database_url), policy, settings.run_store)

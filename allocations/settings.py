@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from allocations.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 ROOT = Path(__file__).resolve().parent.parent
 SUBMISSION_PORT = 587
@@ -32,15 +37,17 @@ class Settings:
     database_url: str
     policies: Path
     run_store: Path
+    idle_seconds: Mapping[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """Read MERIDIAN_MODE, MERIDIAN_DATABASE_URL, MERIDIAN_POLICIES and MERIDIAN_RUN_STORE."""
+        """Read MERIDIAN_MODE, …_DATABASE_URL, …_POLICIES, …_RUN_STORE and …_IDLE_SECONDS."""
         return cls(
             mode=os.environ.get("MERIDIAN_MODE", "local"),
             database_url=required("MERIDIAN_DATABASE_URL"),
             policies=Path(os.environ.get("MERIDIAN_POLICIES", str(ROOT / "policies"))),
             run_store=Path(required("MERIDIAN_RUN_STORE")),
+            idle_seconds=_idle_seconds("MERIDIAN_IDLE_SECONDS"),
         )
 
 
@@ -83,6 +90,16 @@ def _port(name: str, default: int) -> int:
     if not text.isascii() or not text.isdigit() or not 0 < int(text) <= PORT_MAX:
         raise InvalidInputError(f"{name} is not a port.", f"Set it to a number from 1 to {PORT_MAX}.")
     return int(text)
+
+
+def _idle_seconds(name: str) -> dict[str, int]:
+    try:
+        by_tier = json.loads(os.environ.get(name) or "{}")
+    except ValueError:
+        by_tier = None
+    if not isinstance(by_tier, dict) or not all(type(seconds) is int and seconds > 0 for seconds in by_tier.values()):
+        raise InvalidInputError(f"{name} is not a number of seconds for each tier.", 'Set it as {"entry": 3600}.')
+    return by_tier
 
 
 def _switch(name: str, *, default: bool) -> bool:

@@ -155,7 +155,8 @@ class Delivery(threading.Thread):
 def run() -> None:
     """Run until SIGTERM or SIGINT; a database that is away for a while is waited for."""
     configure_logging()
-    start_http_server(int(required("MERIDIAN_WORKER_METRICS_PORT")), addr="127.0.0.1")
+    metrics_host = os.environ.get("MERIDIAN_WORKER_METRICS_HOST", "127.0.0.1")
+    start_http_server(int(required("MERIDIAN_WORKER_METRICS_PORT")), addr=metrics_host)
     services = services_from(Settings.from_environment())
     servers = HubServers(required("MERIDIAN_HUB_API_URL"), required("MERIDIAN_TOKEN_WORKER"))
     mailer = mailer_from(services, MailSettings.from_environment())

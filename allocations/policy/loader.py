@@ -13,6 +13,7 @@ from allocations.errors import PolicyError
 from allocations.policy.models import Policy
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 YAML_FILES = ("tiers.yaml", "sizes.yaml", "prices.yaml", "images.yaml", "leases.yaml", "notices.yaml")
@@ -43,6 +44,17 @@ def load_policy(directory: Path) -> Policy:
             "\n".join(_problem(origin, dict(problem)) for problem in error.errors()),
             "Mend the files and run `meridian policy check` again.",
         ) from error
+
+
+def with_idle_seconds(policy: Policy, by_tier: Mapping[str, int]) -> Policy:
+    """Replace the idle times of some tiers, as an installation may; PolicyError names a tier that is not there."""
+    unknown = sorted(set(by_tier) - {tier.name for tier in policy.tiers})
+    if unknown:
+        raise PolicyError(f"There is no tier {unknown[0]!r} to have an idle time.", "Name a tier of tiers.yaml.")
+    tiers = tuple(
+        tier.model_copy(update={"idle_seconds": by_tier.get(tier.name, tier.idle_seconds)}) for tier in policy.tiers
+    )
+    return policy.model_copy(update={"tiers": tiers})
 
 
 def policy_schema() -> str:

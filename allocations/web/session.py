@@ -195,10 +195,19 @@ def _keep(request: Request, response: Response, name: str, value: str, seconds: 
         value,
         max_age=seconds,
         path=request.app.state.prefix,
-        secure=request.url.scheme == "https",
+        secure=_came_by_https(request),
         httponly=True,
         samesite="lax",
     )
+
+
+def _came_by_https(request: Request) -> bool:
+    """Whether the browser did, by the first of the proxies' words: each of them adds how it was reached itself.
+
+    Whoever forges it for a request of their own changes nothing but their own cookie.
+    """
+    said = request.headers.get("x-forwarded-proto", request.url.scheme)
+    return said.split(",")[0].strip() == "https"
 
 
 def _require_same_origin(request: Request) -> None:

@@ -11,8 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from allocations.cli import main
-from allocations.errors import PolicyError
-from allocations.policy.loader import load_policy, policy_schema
+from allocations.errors import InvalidInputError, PolicyError
+from allocations.policy.loader import load_policy, policy_schema, with_idle_seconds
+from allocations.settings import Settings
 from tests.fresh import POLICIES
 
 if TYPE_CHECKING:
@@ -83,3 +84,21 @@ def test_the_command_reports_for_people_and_machines(policies: Path) -> None:
     assert "sizes.yaml: cannot be read" in result.output
     as_json = json.loads(runner.invoke(main, ["policy", "check", str(policies), "--json"]).output)
     assert as_json["ok"] is False
+
+
+def test_an_installation_may_say_when_servers_of_a_tier_are_idle() -> None:
+    policy = load_policy(POLICIES)
+    changed = with_idle_seconds(policy, {"entry": 600})
+    expected = {tier.name: tier.idle_seconds for tier in policy.tiers} | {"entry": 600}
+    assert {tier.name: tier.idle_seconds for tier in changed.tiers} == expected
+    with pytest.raises(PolicyError, match="no tier 'gold'"):
+        with_idle_seconds(policy, {"gold": 600})
+
+
+@pytest.mark.parametrize("text", ["600", '{"entry": "600"}', '{"entry": 0}', '{"entry": true}', "{"])
+def test_idle_times_that_are_none_are_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("MERIDIAN_DATABASE_URL", "sqlite://")
+    monkeypatch.setenv("MERIDIAN_RUN_STORE", "runs")
+    monkeypatch.setenv("MERIDIAN_IDLE_SECONDS", text)
+    with pytest.raises(InvalidInputError, match="MERIDIAN_IDLE_SECONDS"):
+        Settings.from_environment()

@@ -65,7 +65,7 @@ def hub_environment(directory: Path, **changes: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"MERIDIAN_MODE": "kubernetes"}, "MERIDIAN_MODE must be local"),
+        ({"MERIDIAN_MODE": "cloud"}, "MERIDIAN_MODE must be local or kubernetes"),
         ({"MERIDIAN_BIND_URL": "http://0.0.0.0:8000/"}, "this machine only"),
         ({"MERIDIAN_BIND_URL": "http://192.168.1.7:8000/"}, "this machine only"),
         ({"MERIDIAN_BIND_URL": "http://127.0.0.1.example.org/"}, "this machine only"),

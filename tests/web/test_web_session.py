@@ -96,7 +96,7 @@ def test_whoever_is_not_signed_in_goes_to_the_hub_and_the_state_stays_in_this_br
     assert site.identities._states.loads(cookie.value)["next"] == f"{PREFIX}/runs?x=1"
 
 
-def sign_in(site: Site, next_url: str, monkeypatch: pytest.MonkeyPatch, base: str = "http://testserver"):
+def sign_in(site: Site, next_url: str, monkeypatch, base="http://testserver", forwarded=None):
     """Come back from a hub that gives a token for the code."""
 
     async def token_for_code(_code, **_options):
@@ -107,13 +107,26 @@ def sign_in(site: Site, next_url: str, monkeypatch: pytest.MonkeyPatch, base: st
     browser = site.browser()
     browser.http.base_url = base
     browser.http.cookies.set(STATE_COOKIE, state)
+    if forwarded is not None:
+        browser.http.headers["x-forwarded-proto"] = forwarded
     digest = parse_qs(urlsplit(url).query)["state"][0]
     return browser.http.get(f"{PREFIX}/oauth_callback", params={"code": "c", "state": digest})
 
 
-@pytest.mark.parametrize(("base", "secure"), [("http://testserver", False), ("https://testserver", True)])
-def test_the_session_cookie_is_kept_from_scripts_other_sites_and_plain_http(site, monkeypatch, base, secure) -> None:
-    response = sign_in(site, f"{PREFIX}/runs", monkeypatch, base)
+@pytest.mark.parametrize(
+    ("base", "forwarded", "secure"),
+    [
+        ("http://testserver", None, False),
+        ("https://testserver", None, True),
+        ("http://testserver", "http", False),
+        # By an ingress that ends TLS, and the hub's proxy behind it.
+        ("http://testserver", "https,http", True),
+    ],
+)
+def test_the_session_cookie_is_kept_from_scripts_other_sites_and_plain_http(
+    site, monkeypatch, base, forwarded, secure
+) -> None:
+    response = sign_in(site, f"{PREFIX}/runs", monkeypatch, base, forwarded)
     assert response.status_code == 303
     assert response.headers["location"] == f"{PREFIX}/runs"
     cookies = SimpleCookie()

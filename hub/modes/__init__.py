@@ -1,0 +1,1 @@
+"""How the hub is set up where it runs: on one machine, or on Kubernetes."""

@@ -1,0 +1,84 @@
+"""Kubernetes, as the chart installs it: servers as pods, sign-in and everything else by the chart's values.
+
+The chart writes what its values say as settings of JupyterHub's classes into the file MERIDIAN_HUB_CONFIG; a value
+there wins over what stands here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from hub.modes.environment import ALLOCATIONS_PATH, Installation, port, refuse, required
+from hub.spawner.kube import KubeAllocationSpawner
+
+
+def configure(c: Any) -> Installation:
+    """Set addresses, state, sign-in and servers; a missing or unusable variable or file ends the hub."""
+    state = Path(required("MERIDIAN_STATE"))
+    settings = _settings(Path(required("MERIDIAN_HUB_CONFIG")))
+    allocations_root = required("MERIDIAN_ALLOCATIONS_ROOT").rstrip("/")
+    required("CONFIGPROXY_AUTH_TOKEN")
+
+    c.JupyterHub.bind_url = "http://:8000/"
+    c.JupyterHub.hub_bind_url = f"http://:{port('MERIDIAN_HUB_PORT')}"
+    c.JupyterHub.hub_connect_url = required("MERIDIAN_HUB_CONNECT_URL")
+    c.ConfigurableHTTPProxy.should_start = False
+    c.ConfigurableHTTPProxy.api_url = required("MERIDIAN_PROXY_API_URL")
+    # The hub comes and goes with its pod; the proxy and people's servers stay.
+    c.JupyterHub.cleanup_proxy = c.JupyterHub.cleanup_servers = False
+
+    c.JupyterHub.db_url = f"sqlite:///{state / 'hub.sqlite'}"
+    c.JupyterHub.upgrade_db = True
+    c.JupyterHub.cookie_secret_file = str(state / "hub-cookie-secret")
+
+    c.JupyterHub.spawner_class = KubeAllocationSpawner
+    c.Spawner.poll_interval = 30
+    c.Spawner.http_timeout = 120
+    if trial_password := os.environ.get("MERIDIAN_TRIAL_PASSWORD"):
+        _sign_in_for_trials(c, trial_password, required("MERIDIAN_TRIAL_ADMIN_PASSWORD"))
+    for name, traits in settings.items():
+        c[name].update(traits)
+    if "authenticator_class" not in c.JupyterHub:
+        raise refuse("JupyterHub.authenticator_class is not set: say under hub.config how people sign in.")
+    administrators = set(c.Authenticator.get("admin_users", []))
+    return Installation(
+        allocations_root=allocations_root,
+        allocations_url=f"{allocations_root}{ALLOCATIONS_PATH}".rstrip("/"),
+        pending_settles_dir=str(state / "pending-settles"),
+        reviewers={"users": _names("MERIDIAN_REVIEWERS"), "groups": _names("MERIDIAN_REVIEWER_GROUPS")},
+        administrators={"users": sorted(administrators), "groups": _names("MERIDIAN_ADMIN_GROUPS")},
+    )
+
+
+def _sign_in_for_trials(c: Any, password: str, admin_password: str) -> None:
+    """Let everybody in with one password, and the administrators with another."""
+    c.JupyterHub.authenticator_class = "shared-password"
+    c.SharedPasswordAuthenticator.user_password = password
+    c.SharedPasswordAuthenticator.admin_password = admin_password
+    c.Authenticator.admin_users = set(_names("MERIDIAN_TRIAL_ADMINS"))
+    c.Authenticator.allow_all = True
+
+
+def _settings(path: Path) -> dict[str, dict[str, Any]]:
+    """The settings by class. They may hold secrets, so that what is wrong is not shown."""
+    try:
+        settings = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        raise refuse(f"{path} can't be read as JSON.") from None
+    if not isinstance(settings, dict) or not all(isinstance(traits, dict) for traits in settings.values()):
+        raise refuse(f"{path} must hold settings by class.")
+    return settings
+
+
+def _names(variable: str) -> list[str]:
+    """A list of names from the environment, as JSON; none when the variable is not set."""
+    try:
+        names = json.loads(os.environ.get(variable) or "[]")
+    except ValueError:
+        names = None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise refuse(f"{variable} must be a list of names as JSON.")
+    return sorted(names)

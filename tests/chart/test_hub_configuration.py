@@ -1,0 +1,131 @@
+"""The hub's configuration on Kubernetes, from the chart's own rendering to the pod that a person gets."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from jupyterhub.app import JupyterHub
+from traitlets.config.loader import PyFileConfigLoader
+
+from hub.spawner.kube import KubeAllocationSpawner
+from tests.chart.rendering import EVERYTHING, EXTERNAL, FULL_NAME, NAMESPACE, TRIAL, only, render
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from traitlets.config import Config
+
+
+@pytest.fixture
+def load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return the function that loads the hub's configuration as its container would with these values."""
+
+    def configuration(values: dict[str, Any], **changes: str) -> Config:
+        manifests = render(values)
+        (container,) = only(manifests, "Deployment", "hub")["spec"]["template"]["spec"]["containers"]
+        for variable in container["env"]:
+            monkeypatch.setenv(variable["name"], variable.get("value", f"{variable['name'].lower()}-{'0' * 32}"))
+        for name, text in only(manifests, "Secret", "hub")["stringData"].items():
+            (tmp_path / name).write_text(text)
+        monkeypatch.setenv("MERIDIAN_STATE", str(tmp_path))
+        monkeypatch.setenv("MERIDIAN_HUB_CONFIG", str(tmp_path / "config.json"))
+        for name, value in changes.items():
+            monkeypatch.setenv(name, value)
+        return PyFileConfigLoader("jupyterhub_config.py", path=str(tmp_path)).load_config()
+
+    return configuration
+
+
+@pytest.mark.parametrize("values", [EXTERNAL, TRIAL, EVERYTHING], ids=["external", "trial", "everything"])
+def test_every_setting_is_one_that_its_class_has(load: Any, values: dict[str, Any]) -> None:
+    config = load(values)
+    hub = JupyterHub(config=config)
+    authenticator = hub.authenticator_class
+    classes = {one.__name__: one for one in (JupyterHub, *KubeAllocationSpawner.mro(), *authenticator.mro())}
+    for section in ("KubeSpawner", "KubeAllocationSpawner", "AllocationSpawnerMixin", "Spawner", "Authenticator"):
+        unknown = set(config[section]) - set(classes[section].class_trait_names())
+        assert not unknown, section
+    assert hub.spawner_class is KubeAllocationSpawner
+
+
+def test_the_addresses_are_those_of_the_charts_services(load: Any) -> None:
+    config = load(EXTERNAL)
+    services = {
+        one["metadata"]["name"]: one["spec"]["ports"][0]["port"] for one in render(EXTERNAL) if one["kind"] == "Service"
+    }
+    urls = {
+        "hub": config.JupyterHub.hub_connect_url,
+        "proxy-api": config.ConfigurableHTTPProxy.api_url,
+        "allocations": config.JupyterHub.services[0]["url"],
+        "proxy-public": config.KubeSpawner.environment["MERIDIAN_URL"],
+    }
+    assert urls == {name: f"http://{FULL_NAME}-{name}:{services[f'{FULL_NAME}-{name}']}" for name in urls}
+    assert config.JupyterHub.cleanup_servers is False
+
+
+def test_people_sign_in_as_the_values_say(load: Any) -> None:
+    config = load(EVERYTHING | {"hub": EXTERNAL["hub"] | {"adminGroups": ["chiefs"], "reviewers": ["rev"]}})
+    assert JupyterHub(config=config).authenticator_class.__name__ == "GenericOAuthenticator"
+    assert config.GenericOAuthenticator.client_secret == "oidcsecret"
+    roles = {one["name"]: one for one in config.JupyterHub.load_roles}
+    assert roles["admin"]["users"] == ["ada"]
+    assert roles["allocations-admin"]["groups"] == ["chiefs"]
+    assert roles["reviewer"]["users"] == ["rev"]
+    assert config.JupyterHub.log_level == 30
+
+
+def test_a_trial_has_passwords_of_its_own(load: Any) -> None:
+    config = load(TRIAL)
+    authenticator = JupyterHub(config=config).authenticator_class(config=config)
+    assert authenticator.user_password.startswith("meridian_trial_password")
+    assert authenticator.admin_password.startswith("meridian_trial_admin_password")
+    assert authenticator.admin_users == {"ada"}
+
+
+def test_a_server_is_made_as_the_values_say(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kubespawner.spawner.load_config", lambda **_: None)
+    monkeypatch.setattr("kubespawner.spawner.shared_client", lambda *_: None)
+    config = load(EVERYTHING)
+    config.KubeSpawner.namespace = NAMESPACE
+    spawner = KubeAllocationSpawner(config=config, _mock=True)
+    assert spawner.image == "meridian-lab:0.1.0"
+    assert spawner.environment["GREETING"] == "hello"
+    assert spawner.image_pull_secrets == ["registry"]
+    assert spawner.tier_priority_classes["entry"] == f"{FULL_NAME}-{NAMESPACE}-entry"
+    assert spawner.storage_pvc_ensure
+    assert spawner.storage_class is None
+    assert spawner.allocations_url == f"http://{FULL_NAME}-allocations:8000/services/allocations"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"MERIDIAN_HUB_CONFIG": "/nonexistent"}, "can't be read as JSON"),
+        ({"MERIDIAN_REVIEWERS": "ada"}, "MERIDIAN_REVIEWERS must be a list of names"),
+        ({"MERIDIAN_ADMIN_GROUPS": "[1]"}, "MERIDIAN_ADMIN_GROUPS must be a list of names"),
+        ({"MERIDIAN_ALLOCATIONS_ROOT": ""}, "MERIDIAN_ALLOCATIONS_ROOT is not set"),
+        ({"MERIDIAN_HUB_PORT": "eighty"}, "must be a port"),
+    ],
+)
+def test_a_wrong_environment_ends_the_hub_with_one_sentence(load: Any, changes: dict[str, str], sentence: str) -> None:
+    with pytest.raises(SystemExit, match=sentence) as refused:
+        load(EXTERNAL, **changes)
+    assert "oidcsecret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", ["[]", '{"KubeSpawner": "oidcsecret"}', "oidcsecret"])
+def test_settings_that_are_none_are_refused_without_being_shown(load: Any, tmp_path: Path, content: str) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    with pytest.raises(SystemExit) as refused:
+        load(EXTERNAL, MERIDIAN_HUB_CONFIG=str(path))
+    assert "oidcsecret" not in str(refused.value)
+
+
+def test_without_a_way_to_sign_in_the_hub_does_not_start(load: Any, tmp_path: Path) -> None:
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps({"KubeSpawner": {}}))
+    with pytest.raises(SystemExit, match="authenticator_class is not set"):
+        load(EXTERNAL, MERIDIAN_HUB_CONFIG=str(path))
