@@ -64,7 +64,7 @@ mutations: $(VENV)/installed-dev               ## take away one lock or conditio
 	scripts/install-test-tools postgresql
 	$(BIN)/python -m tests.mutations
 
-images:                                        ## build the container images with buildah or docker: BASE=image TAG=tag
+images: node_modules/installed                 ## build the container images with buildah or docker: BASE=image TAG=tag
 	@BASE="$(BASE)" TAG="$(TAG)" images/build
 
 lock: $(VENV)/installed-dev                    ## resolve the locked requirements anew

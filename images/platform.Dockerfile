@@ -28,6 +28,8 @@ COPY policies /etc/meridian/policies
 COPY example-notebooks/*.ipynb /usr/share/meridian/example-notebooks/
 COPY images/healthy /usr/local/bin/healthy
 COPY --from=project /opt/project /opt/meridian
+# The pages' one script from npm, where a checkout has it too: beside the packages.
+COPY node_modules/htmx.org/dist/htmx.min.js /opt/meridian/lib/python3.11/site-packages/node_modules/htmx.org/dist/
 COPY --from=project /run/sbom.cdx.json /usr/share/meridian/
 ENV PATH=/opt/meridian/bin:/usr/local/bin:/usr/bin:/bin \
     MERIDIAN_POLICIES=/etc/meridian/policies \

@@ -19,7 +19,17 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 STORE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "meridian-images"
 # What .dockerignore lets into a build, and what tells how to build.
-ENTERS = ("LICENSE", "README.md", "pyproject.toml", "allocations", "hub", "policies", "example-notebooks", "images")
+ENTERS = (
+    "LICENSE",
+    "README.md",
+    "pyproject.toml",
+    "package-lock.json",
+    "allocations",
+    "hub",
+    "policies",
+    "example-notebooks",
+    "images",
+)
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 # With nothing in the cache the pipeline's image takes ten minutes of two busy cores.
 BUILD_SECONDS = 1800
