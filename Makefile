@@ -42,7 +42,7 @@ lint: $(VENV)/installed-dev                    ## check format, style, types and
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file example-notebooks/pyproject.toml example-notebooks/roman_synthetic
 	scripts/install-test-tools shellcheck
-	shellcheck scripts/* .ci/run tests/cluster/scripts/* images/{build,lock,pip-install,project-install}
+	shellcheck scripts/* .ci/run tests/cluster/scripts/* tests/cluster/stand_ins/*-* images/{build,lock,pip-install,project-install}
 
 test-fast: $(VENV)/installed-dev               ## unit and property tests, in about a minute
 	$(BIN)/pytest -q $(FAST)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
-import sys
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ LOCK = Path("/tmp/meridian-cluster.lock")
 GPU_TYPE = "t4"
 GPUS = 4
 OWN_HOST = "10.244.0.1"
-# Building Kubernetes takes eleven minutes on an idle machine of two cores, the image one; once, then they are cached.
+# Building Kubernetes takes eleven minutes on an idle machine of two cores, the image four; once, then they are cached.
 BUILD_SECONDS = 3600
 
 
@@ -64,7 +63,7 @@ def own_cluster() -> Iterator[tuple[str, str]]:
         )
         try:
             os.environ["KUBECONFIG"] = run_script("up")
-            yield run_script("image", str(Path(sys.executable).parent / "pip")), OWN_HOST
+            yield run_script("image", "lab"), OWN_HOST
         finally:
             os.environ.pop("KUBECONFIG", None)
             if ran_before.returncode:
@@ -77,8 +76,8 @@ def given_cluster() -> Iterator[tuple[str, str]]:
     missing = [name for name in ("MERIDIAN_TEST_IMAGE", "MERIDIAN_TEST_HOST") if not os.environ.get(name)]
     if missing:
         pytest.fail(
-            f"KUBECONFIG is set, and {' and '.join(missing)} is not: name an image with jupyterhub-singleuser, as "
-            "tests/cluster/scripts/image makes it, and the address at which pods reach this machine."
+            f"KUBECONFIG is set, and {' and '.join(missing)} is not: name the base lab (images/) as a registry of "
+            "the cluster has it, and the address at which pods reach this machine."
         )
     yield os.environ["MERIDIAN_TEST_IMAGE"], os.environ["MERIDIAN_TEST_HOST"]
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import subprocess
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,21 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).parents[2]
-STORE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "meridian-images"
-# What .dockerignore lets into a build, and what tells how to build.
-ENTERS = (
-    "LICENSE",
-    "README.md",
-    "pyproject.toml",
-    "package-lock.json",
-    "allocations",
-    "hub",
-    "policies",
-    "example-notebooks",
-    "images",
+SCRIPTS = ROOT / "tests" / "cluster" / "scripts"
+STORE = Path(
+    os.environ.get("MERIDIAN_IMAGE_STORE")
+    or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "meridian-images"
 )
-REVISION = "0123456789abcdef0123456789abcdef01234567"
-# With nothing in the cache the pipeline's image takes ten minutes of two busy cores.
+# With nothing in the cache all four take ten minutes of two busy cores.
 BUILD_SECONDS = 1800
 
 
@@ -50,6 +39,11 @@ class Built:
 
     name: str
     container: str
+
+    @property
+    def tag(self) -> str:
+        """What the name says after the colon: a digest of what the image is made from."""
+        return self.name.rpartition(":")[2]
 
     def run(self, *command: str, options: tuple[str, ...] = ()) -> str:
         """Run a command as the image's user and return what it prints."""
@@ -76,59 +70,21 @@ class Built:
         return found
 
 
-@cache
-def base() -> str:
-    """Make the base that the images start from here."""
-    done = subprocess.run(
-        [ROOT / "tests" / "cluster" / "scripts" / "base"],
-        check=True,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=BUILD_SECONDS,
-        env=os.environ | {"MERIDIAN_IMAGE_STORE": str(STORE)},
-    )
-    return done.stdout.strip()
-
-
-@cache
-def digest() -> str:
-    """Name what the images are made from."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", *ENTERS],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    content = hashlib.sha256(base().encode())
-    for name in sorted(filter(None, listed.stdout.split("\0"))):
-        if (ROOT / name).is_file():
-            content.update(name.encode() + b"\0" + hashlib.sha256((ROOT / name).read_bytes()).digest())
-    return content.hexdigest()[:16]
-
-
-def is_built(name: str, image: str) -> bool:
-    """Whether the store has the image, and the folder of this checkout its bill of materials."""
-    known = buildah("images", "--format", "{{.Name}}:{{.Tag}}").split()
-    return image in known and (ROOT / "build" / "images" / f"{name}.cdx.json").exists()
-
-
 @pytest.fixture(scope="session")
 def build() -> Iterator[Callable[[str], Built]]:
-    """Give a function that builds an image, once, and makes a container from it."""
+    """Give a function that builds an image, where that is not done yet, and makes a container from it, once."""
     made: dict[str, Built] = {}
 
     def build_one(name: str) -> Built:
         if name not in made:
-            image = f"localhost/meridian-{name}:{digest()}"
-            if not is_built(name, image):
-                settings = {"MERIDIAN_IMAGE_STORE": str(STORE), "MERIDIAN_BUILDER": "buildah", "BASE": base()}
-                subprocess.run(
-                    [ROOT / "images" / "build", name],
-                    check=True,
-                    timeout=BUILD_SECONDS,
-                    env=os.environ | settings | {"TAG": digest(), "REVISION": REVISION},
-                )
+            done = subprocess.run(
+                [SCRIPTS / "image", "--local", name],
+                check=True,
+                stdout=subprocess.PIPE,
+                text=True,
+                timeout=BUILD_SECONDS,
+            )
+            image = done.stdout.strip()
             made[name] = Built(image, buildah("from", "--pull-never", image).strip())
         return made[name]
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.images.conftest import BUILD_SECONDS, REVISION, ROOT
+from tests.images.conftest import BUILD_SECONDS, ROOT, SCRIPTS, STORE
 from tests.images.locks import locked
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from tests.images.conftest import Built
 
 pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(BUILD_SECONDS)]
+
+BILL = "/usr/share/meridian/sbom.cdx.json"
 
 
 def billed(bill: str) -> set[tuple[str, str]]:
@@ -75,17 +77,29 @@ def test_the_labels_say_version_and_revision(image: Built) -> None:
     labels = image.configuration()["Labels"]
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert labels["org.opencontainers.image.version"] == project["version"]
-    assert labels["org.opencontainers.image.revision"] == REVISION
+    assert labels["org.opencontainers.image.revision"] == image.tag
     assert labels["org.opencontainers.image.title"].startswith("Meridian")
     assert "/usr/local/bin/healthy" in image.configuration()["Healthcheck"]["Test"]
 
 
 @pytest.mark.parametrize("name", ["hub", "allocations", "lab"])
 def test_the_bill_of_materials_lists_what_is_locked(name: str, build: Callable[[str], Built]) -> None:
-    inside = build(name).run("cat", "/usr/share/meridian/sbom.cdx.json")
+    inside = build(name).run("cat", BILL)
     assert locked(name)
     assert locked(name) <= billed(inside)
-    assert (ROOT / "build" / "images" / f"{name}.cdx.json").read_text() == inside
+
+
+def test_a_build_says_what_it_made_and_gives_its_bill_of_materials(build: Callable[[str], Built]) -> None:
+    hub = build("hub")
+    settings = {"MERIDIAN_IMAGE_STORE": str(STORE), "MERIDIAN_BUILDER": "buildah", "TAG": hub.tag, "REVISION": hub.tag}
+    base = subprocess.run([SCRIPTS / "base"], check=True, capture_output=True, text=True, env=os.environ | settings)
+    # All of it is in the store.
+    command = [str(ROOT / "images" / "build"), "hub"]
+    environment = os.environ | settings | {"BASE": base.stdout.strip()}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    (_, line) = done.stdout.splitlines()
+    assert re.fullmatch(rf"{hub.name} +\d+(\.\d+)?MB +\d+  build/images/hub.cdx.json", line)
+    assert (ROOT / "build" / "images" / "hub.cdx.json").read_text() == hub.run("cat", BILL)
 
 
 def test_no_layer_has_anything_of_the_machine_that_built_it(image: Built) -> None:
@@ -163,7 +177,6 @@ def test_the_pipeline_is_there(build: Callable[[str], Built]) -> None:
     )
     pipeline.run("python", "-c", f"import {modules}")
     assert pipeline.run("id", "-u").strip() == "1000"
-    assert pipeline.configuration()["Labels"]["org.opencontainers.image.revision"] == REVISION
-    assert locked("pipeline") <= billed(pipeline.run("cat", "/usr/share/meridian/sbom.cdx.json"))
+    assert locked("pipeline") <= billed(pipeline.run("cat", BILL))
     assert pipeline.run("pip", "check")
     test_no_layer_has_anything_of_the_machine_that_built_it(pipeline)
