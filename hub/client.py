@@ -82,6 +82,24 @@ class Lease(_Answer):
     held_microcredits: int = 0
 
 
+class OpenLease(_Answer):
+    """A lease that has not ended, as it is compared with what runs."""
+
+    id: str
+    person: str
+    server_name: str
+    acquired_at: datetime
+    started_at: datetime | None = None
+    seen_at: datetime | None = None
+
+
+class OpenLeases(_Answer):
+    """A page of open leases; `next_after` continues, None at the end."""
+
+    leases: tuple[OpenLease, ...]
+    next_after: str | None = None
+
+
 class Agreement(_Answer):
     """The user agreement in force, and whether the person has accepted this version."""
 
@@ -231,6 +249,17 @@ class AllocationsClient:
     async def lease(self, lease_id: str) -> Lease:
         """The lease as the service sees it now."""
         return await self._call(Lease, "GET", f"/leases/{lease_id}")
+
+    async def open_leases(self) -> list[OpenLease]:
+        """All leases of servers that are open; one that opens or ends meanwhile may be among them or not."""
+        found: list[OpenLease] = []
+        after: str | None = ""
+        while after is not None:
+            params = {"kind": "interactive", "after": after}
+            page = await self._call(OpenLeases, "GET", "/leases/open", params=params)
+            found += page.leases
+            after = page.next_after
+        return found
 
     async def _call(self, model: type[AnswerT], method: str, path: str, **request: Any) -> AnswerT:
         maybe_applied = False

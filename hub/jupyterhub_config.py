@@ -17,6 +17,7 @@ from tornado.web import StaticFileHandler
 from hub.modes import kubernetes, local
 from hub.modes.environment import ALLOCATIONS_PATH, refuse, required
 from hub.spawner.mixin import replay_pending_settles
+from hub.spawner.reconcile import begin_reconciling
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -119,10 +120,12 @@ c.JupyterHub.tornado_settings = {
     },
 }
 
-# Last, when all is known to be right: the ends of leases that an earlier hub could not report.
+# Last, when all is known to be right: the ends of leases that an earlier hub could not report, and pods without one.
 try:
     asyncio.get_running_loop()
 except RuntimeError:
     pass  # Read by a command other than the hub itself.
 else:
     replay_pending_settles(installation.allocations_url, installation.pending_settles_dir)
+    if mode == "kubernetes":
+        begin_reconciling()

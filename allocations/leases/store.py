@@ -237,6 +237,15 @@ class LeaseStore:
             query = query.where(schema.leases.c.kind == kind)
         return [_lease(row) for row in connection.execute(query).all()]
 
+    def open_page(
+        self, connection: Connection, limit: int, *, after_id: str, kind: LeaseKind | None = None
+    ) -> list[Lease]:
+        """Return open leases by their ids, from after `after_id` on."""
+        query = _LEASES.where(_OPEN, _C.id > after_id).order_by(_C.id).limit(limit)
+        if kind is not None:
+            query = query.where(_C.kind == kind)
+        return [_lease(row) for row in connection.execute(query).all()]
+
     def ending(self, connection: Connection, by_ms: int, *, kind: LeaseKind | None = None) -> list[Lease]:
         """Return the open leases that end by a time, oldest first."""
         query = _LEASES.where(_OPEN, _C.ends_at_ms <= by_ms).order_by(_C.acquired_at_ms)

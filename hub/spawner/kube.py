@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from jupyterhub.utils import maybe_future
 from kubernetes_asyncio.client import ApiException
-from traitlets import Dict, List, Unicode, default
+from traitlets import Dict, Float, List, Unicode, default
 
 from hub.spawner.choice import FIELDS, from_form
 from hub.spawner.manifests import (
+    HUB,
     NVIDIA_GPU,
     Mount,
     PodTerms,
@@ -124,6 +125,25 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
         """,
     )
 
+    hub_id = Unicode(
+        config=True,
+        help="""Tells the pods of this hub from those of others in the same namespaces; a label's value.
+
+        Only pods that carry it are stopped for want of a lease. Default: of the hub's namespace and the URL of
+        its allocations service. When it changes, pods that were there before are left to their deadlines.
+        """,
+    )
+
+    reconcile_seconds = Float(
+        10.0,
+        config=True,
+        help="""How often, in seconds, pods are compared with leases; nothing is done but on the second look.
+
+        Less than the policy's `reconcile_seconds`, so that the charge of a server that the hub has lost goes by
+        the end of its pod and not by when the worker last saw the server.
+        """,
+    )
+
     _lease: Lease | None = None
     _options_loaded = False
     _image_by_profile = False
@@ -134,6 +154,10 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
     def _default_pvc_name_template(self) -> str:
         # A home is its person's, whatever the server's name.
         return "claim-{username}"
+
+    @default("hub_id")
+    def _default_hub_id(self) -> str:
+        return label_value(f"{self._namespace_default()}/{self.allocations_url}")
 
     @default("options_form")
     def _default_options_form(self) -> Any:
@@ -229,12 +253,11 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
         activity = self.orm_spawner.last_activity if self.orm_spawner else None
         known = [activity.replace(tzinfo=UTC)] if activity else []
         try:
-            field = f"involvedObject.kind=Pod,involvedObject.name={self.pod_name}"
-            events = await self.api.list_namespaced_event(self.namespace, field_selector=field)
+            events = await self.read_pod_events()
         except NO_ANSWER as error:
             self.log.warning("The events of pod %s can't be read: %s", self.pod_name, error)
         else:
-            times = [event.last_timestamp or event.event_time for event in events.items if event.reason in END_EVENTS]
+            times = [event.last_timestamp or event.event_time for event in events if event.reason in END_EVENTS]
             known = [time for time in times if time and time >= record.process_started_at] or known
         self._unobserved_end = max([record.process_started_at, *known])
 
@@ -266,6 +289,7 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
         assert self._lease is not None  # nothing starts without one
         bound, beyond = bind_pod(pod, self._terms(self._lease))
         self._note(beyond)
+        bound.metadata.labels[HUB] = self.hub_id
         token = _making_room.set(True)
         try:
             created: bool = await super()._make_create_pod_request(bound, request_timeout)

@@ -58,6 +58,7 @@ class _Report:
     """One end that is being reported: setting `wake` cuts the pause before the next attempt short."""
 
     person: str
+    lease_id: str | None
     wake: asyncio.Event
     task: asyncio.Task[None]
 
@@ -106,6 +107,11 @@ class PendingSettleQueue:
                 count += 1
         return count
 
+    @property
+    def lease_ids(self) -> set[str]:
+        """The leases whose ends are being reported."""
+        return {report.lease_id for report in self._reports.values() if report.lease_id is not None}
+
     async def settle_now(self, person: str, timeout_seconds: float) -> bool:
         """Try the ends pending for `person` at once; True when all were taken within `timeout_seconds`."""
         reports = [report for report in self._reports.values() if report.person == person]
@@ -127,7 +133,7 @@ class PendingSettleQueue:
         key = pending.idempotency_key
         wake = asyncio.Event()
         task = asyncio.get_running_loop().create_task(self._report_until_taken(pending, wake))
-        self._reports[key] = _Report(person=pending.request.person, wake=wake, task=task)
+        self._reports[key] = _Report(pending.request.person, pending.lease_id, wake, task)
         task.add_done_callback(lambda _: self._reports.pop(key, None))
 
     async def _report_until_taken(self, pending: PendingSettle, wake: asyncio.Event) -> None:

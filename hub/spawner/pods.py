@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiohttp import ClientError
-from kubernetes_asyncio.client import ApiException
+from kubernetes_asyncio.client import ApiException, V1DeleteOptions, V1Preconditions
 from kubespawner import KubeSpawner
 from kubespawner.spawner import PodReflector
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 REMEMBERED_PODS = 20_000
 NOT_FOUND = 404
+CONFLICT = 409
 STATUS_UNKNOWN = 1
 # How an API server that does not answer, or not with what was asked for, shows itself.
 NO_ANSWER = (ApiException, ClientError, TimeoutError)
@@ -152,6 +153,44 @@ class ObservedKubeSpawner(KubeSpawner):
         """The pod as the reflector shows it."""
         reflector = self.pod_reflector
         return reflector.pods.get(f"{self.namespace}/{self.pod_name}") if reflector else None
+
+    async def watched_pods(self) -> list[dict[str, Any]]:
+        """All pods of servers as the reflector shows them, of whichever hub; raises one of NO_ANSWER."""
+        reflector = await self._start_watching_pods()
+        if reflector.watch_task is None or reflector.watch_task.done():
+            # Its first list failed, or it has given up: it would show the same for ever.
+            reflector = await self._start_watching_pods(replace=True)
+        return list(reflector.pods.values())
+
+    async def read_pods(self) -> list[dict[str, Any]]:
+        """All pods of servers as the API server shows them now, of whichever hub; raises one of NO_ANSWER."""
+        options = {"label_selector": f"component={self.component_label}", "_preload_content": False}
+        async with asyncio.timeout(self.k8s_api_request_timeout):
+            if self.enable_user_namespaces:
+                answer = await self.api.list_pod_for_all_namespaces(**options)
+            else:
+                answer = await self.api.list_namespaced_pod(self.namespace, **options)
+            if not answer.ok:
+                raise ApiException(status=answer.status, reason=answer.reason)
+            items: list[dict[str, Any]] = json.loads(await answer.read())["items"]
+            return items
+
+    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        """Delete a pod, unless another has its name by now; raises one of NO_ANSWER."""
+        options = V1DeleteOptions(grace_period_seconds=self.delete_grace_period, preconditions=V1Preconditions(uid=uid))
+        try:
+            async with asyncio.timeout(self.k8s_api_request_timeout):
+                await self.api.delete_namespaced_pod(name, namespace, body=options)
+        except ApiException as error:
+            if error.status not in {NOT_FOUND, CONFLICT}:
+                raise
+
+    async def read_pod_events(self) -> list[Any]:
+        """The events of pods of this name, which the cluster keeps for an hour; raises one of NO_ANSWER."""
+        field = f"involvedObject.kind=Pod,involvedObject.name={self.pod_name}"
+        async with asyncio.timeout(self.k8s_api_request_timeout):
+            events: list[Any] = (await self.api.list_namespaced_event(self.namespace, field_selector=field)).items
+            return events
 
     async def _find_pod(self) -> dict[str, Any] | None:
         """The pod, None when there surely is none; raises one of NO_ANSWER when nothing can be known."""

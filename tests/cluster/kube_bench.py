@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -17,6 +18,7 @@ from jupyterhub.objects import Hub, Server
 from jupyterhub.user import User
 from jupyterhub.utils import exponential_backoff
 from kubernetes import client, watch
+from sqlalchemy.orm import sessionmaker
 from traitlets.config import Config
 from urllib3.exceptions import HTTPError
 
@@ -32,6 +34,7 @@ from hub.client import AllocationsClient
 from hub.spawner.kube import KubeAllocationSpawner
 from hub.spawner.manifests import LEASE
 from hub.spawner.pending import PendingSettleQueue
+from hub.spawner.reconcile import Reconciler
 from tests.cluster.conftest import GPU_TYPE, Cluster
 
 if TYPE_CHECKING:
@@ -180,6 +183,31 @@ class KubeBench:
             yield make
         finally:
             assert await queue.settle_now("ada", 10)
+            await queue.close()
+            await KubeAllocationSpawner._stop_all_reflectors()
+            await service.close()
+
+    @asynccontextmanager
+    async def reconciler(self, seconds: float = 0.5) -> AsyncIterator[Reconciler]:
+        """What a hub that has just started compares pods and leases with, by the bench's database of the hub."""
+        service = AllocationsClient(f"http://service{PREFIX}", "secret", transport=self.http)
+        queue = PendingSettleQueue(self.directory / "pending", service, first_pause_seconds=0.1)
+        config = Config()
+        config.KubeSpawner.namespace = self.cluster.namespace
+
+        def spawner_of(person: str, server_name: str) -> KubeAllocationSpawner:
+            return KubeAllocationSpawner(
+                user=SimpleNamespace(name=person, id="", url=""),
+                name=server_name,
+                config=config,
+                allocations_client=service,
+                pending_settles=queue,
+                reconcile_seconds=seconds,
+            )
+
+        try:
+            yield Reconciler(spawner_of, sessionmaker(self.user.db.get_bind()))
+        finally:
             await queue.close()
             await KubeAllocationSpawner._stop_all_reflectors()
             await service.close()
