@@ -54,6 +54,8 @@ END_WAIT_SECONDS = 20.0
 END_LOOK_SECONDS = 0.2
 DELETIONS_AT_ONCE = 20
 DAY_SECONDS = 86_400
+# A spawner for what belongs to all servers.
+OF_NOBODY = ("meridian", "")
 
 _LOOKS = Counter("meridian_reconcile_looks_total", "Comparisons of pods with leases", ["outcome"])
 _DONE = Counter("meridian_reconciled_total", "What was done about pods without leases, and the reverse", ["action"])
@@ -197,16 +199,13 @@ class Reconciler:
     """One look at a time.
 
     `spawner_of` makes the spawner of a person's server, which starts nothing: it knows where the server's pod would be,
-    and how to speak to the cluster and to the service. `database` is the hub's.
+    and how to speak to the cluster and to the service. `known` reads what the hub sees to itself.
     """
 
-    def __init__(
-        self, spawner_of: Callable[[str, str], KubeAllocationSpawner], database: sessionmaker[Session]
-    ) -> None:
+    def __init__(self, spawner_of: Callable[[str, str], KubeAllocationSpawner], known: Callable[[], Known]) -> None:
         self._spawner_of = spawner_of
-        self._database = database
-        # Of nobody: for what belongs to all servers.
-        self._spawner = spawner_of("meridian", "")
+        self._known = known
+        self._spawner = spawner_of(*OF_NOBODY)
         self._service = self._spawner.allocations_client
         self._looks = TwoLooks(self._spawner.reconcile_seconds)
         self._failing = False
@@ -246,8 +245,7 @@ class Reconciler:
         return [pod for pod in pods if (pod["metadata"].get("labels") or {}).get(HUB) == self._spawner.hub_id]
 
     def _judge(self, pods: list[dict[str, Any]], leases: list[OpenLease]) -> set[Finding]:
-        known = Known.read(self._database, self._spawner.pending_settles.lease_ids)
-        return judge(pods, leases, known, utc_now(), keep_ended_pods=not self._spawner.delete_stopped_pods)
+        return judge(pods, leases, self._known(), utc_now(), keep_ended_pods=not self._spawner.delete_stopped_pods)
 
     async def _act(self, due: set[Finding], pods: list[dict[str, Any]], leases: dict[str, OpenLease]) -> None:
         strays = {finding for finding in due if isinstance(finding, StrayPod)}
@@ -267,7 +265,9 @@ class Reconciler:
 
         await asyncio.gather(*(stop(pod) for pod in strays))
         ended = {finding.lease_id for finding in due if isinstance(finding, LostLease)}
-        ended |= await self._ended_of({pod.lease_id for pod in strays if pod.lease_id in leases})
+        # An end that is being reported stands as it is.
+        unreported = leases.keys() - self._known().reporting
+        ended |= await self._ended_of({pod.lease_id for pod in strays if pod.lease_id in unreported})
         by_lease = {lease_of(pod): pod for pod in pods}
         for lease_id in sorted(ended):
             await self._end(leases[lease_id], by_lease)
@@ -328,4 +328,5 @@ async def _reconcile() -> None:
         spawner: KubeAllocationSpawner = hub.spawner_class(user=user, name=server_name, config=hub.config)
         return spawner
 
-    await Reconciler(spawner_of, hub.session_factory).run()
+    queue = spawner_of(*OF_NOBODY).pending_settles
+    await Reconciler(spawner_of, lambda: Known.read(hub.session_factory, queue.lease_ids)).run()

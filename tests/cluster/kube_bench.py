@@ -34,7 +34,7 @@ from hub.client import AllocationsClient
 from hub.spawner.kube import KubeAllocationSpawner
 from hub.spawner.manifests import LEASE
 from hub.spawner.pending import PendingSettleQueue
-from hub.spawner.reconcile import Reconciler
+from hub.spawner.reconcile import Known, Reconciler
 from tests.cluster.conftest import GPU_TYPE, Cluster
 
 if TYPE_CHECKING:
@@ -206,7 +206,8 @@ class KubeBench:
             )
 
         try:
-            yield Reconciler(spawner_of, sessionmaker(self.user.db.get_bind()))
+            database = sessionmaker(self.user.db.get_bind())
+            yield Reconciler(spawner_of, lambda: Known.read(database, queue.lease_ids))
         finally:
             await queue.close()
             await KubeAllocationSpawner._stop_all_reflectors()

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from jupyterhub import orm
 
 from hub.client import LeaseRequest, OpenLease
-from hub.spawner.manifests import LEASE
-from hub.spawner.reconcile import Known, LostLease, StrayPod, TwoLooks, judge, times_by_events
+from hub.spawner.manifests import HUB, LEASE
+from hub.spawner.reconcile import Known, LostLease, Reconciler, StrayPod, TwoLooks, judge, times_by_events
 from hub.spawner.record import STATE_KEY, LeaseRecord
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -113,6 +114,35 @@ def test_events_tell_when_the_container_of_a_lease_began_and_when_its_end_did():
     assert times_by_events(events, since, {"uid-1"}) == (NOW + timedelta(seconds=40), NOW + timedelta(seconds=40))
     assert times_by_events(events[:5], since, ()) is None
     assert times_by_events([], since, ()) is None
+
+
+def test_a_look_at_a_thousand_pods_asks_for_each_list_once_and_for_no_pod():
+    calls: list[str] = []
+    pods = [pod(f"l-{number}", uid=f"uid-{number}", labels={HUB: "ours"}) for number in range(1000)]
+    leases = [lease(f"l-{number}") for number in range(1, 1000)]
+
+    def answering(name: str, answer: Any = None) -> Any:
+        async def call(*_arguments: Any) -> Any:
+            calls.append(name)
+            return answer
+
+        return call
+
+    spawner = SimpleNamespace(
+        hub_id="ours",
+        reconcile_seconds=1,
+        delete_stopped_pods=True,
+        watched_pods=answering("watched pods", pods),
+        read_pods=answering("pods", pods),
+        delete_pod=answering("delete"),
+        allocations_client=SimpleNamespace(open_leases=answering("leases", leases)),
+    )
+    known = Known(leases=frozenset(one.id for one in leases))
+    reconciler = Reconciler(cast("Any", lambda _person, _name: spawner), lambda: known)
+    asyncio.run(reconciler.look(1))
+    assert calls == ["watched pods", "leases"]
+    asyncio.run(reconciler.look(2))
+    assert calls[2:] == ["watched pods", "leases", "pods", "delete"]
 
 
 def test_what_the_hub_knows_is_read_from_what_its_spawners_have_committed(tmp_path):
