@@ -83,7 +83,7 @@ class Lease(_Answer):
 
 
 class OpenLease(_Answer):
-    """A lease that has not ended, as it is compared with what runs."""
+    """A lease that has not ended, as it is compared with what runs; `replaced_at`: when its server got the next."""
 
     id: str
     person: str
@@ -91,6 +91,7 @@ class OpenLease(_Answer):
     acquired_at: datetime
     started_at: datetime | None = None
     seen_at: datetime | None = None
+    replaced_at: datetime | None = None
 
 
 class OpenLeases(_Answer):

@@ -102,6 +102,7 @@ _OPEN_LEASE = OpenLeaseView(
     acquired_at=_BEGAN,
     started_at=_BEGAN,
     seen_at=_LATER,
+    replaced_at=None,
 )
 _MEMBER = MemberView(person="ann", role="member", joined_at=_BEGAN, servers_max=None, cores_max=64, gpus_max=0)
 _DETAIL = AllocationDetail(

@@ -186,7 +186,7 @@ class LeaseService:
         """Return up to `limit` open leases by their ids, from after `after_id` on."""
         with self.database.read() as connection:
             leases = self.leases.open_page(connection, limit, after_id=after_id, kind=kind)
-        return [OpenLeaseView.from_lease(lease) for lease in leases]
+        return [OpenLeaseView.from_lease(lease, replaced_at_ms) for lease, replaced_at_ms in leases]
 
     def views(self, connection: Connection, leases: Sequence[Lease]) -> list[LeaseView]:
         """Show leases with their names and amounts."""

@@ -94,7 +94,10 @@ class LeaseView(View):
 
 
 class OpenLeaseView(View):
-    """An open lease: whose, for which server, and when it was acquired, began to run and was last seen."""
+    """An open lease: whose, for which server, and when it was acquired, began to run and was last seen.
+
+    `replaced_at` is when the next lease of the same server was acquired, None for the newest.
+    """
 
     id: str
     allocation: str
@@ -104,9 +107,10 @@ class OpenLeaseView(View):
     acquired_at: str
     started_at: str | None
     seen_at: str | None
+    replaced_at: str | None
 
     @classmethod
-    def from_lease(cls, lease: Lease) -> OpenLeaseView:
+    def from_lease(cls, lease: Lease, replaced_at_ms: int | None) -> OpenLeaseView:
         """Show a lease without its amounts, which take a look at its holds."""
         return cls(
             id=lease.id,
@@ -117,6 +121,7 @@ class OpenLeaseView(View):
             acquired_at=to_rfc3339(lease.acquired_at_ms),
             started_at=_time(lease.started_at_ms),
             seen_at=_time(lease.seen_at_ms),
+            replaced_at=_time(replaced_at_ms),
         )
 
 

@@ -23,6 +23,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +41,6 @@ from hub.spawner.record import STATE_KEY, LeaseRecord, utc_now
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
-    from datetime import datetime
 
     from sqlalchemy.orm import Session, sessionmaker
 
@@ -166,19 +166,18 @@ class TwoLooks:
         return {finding for finding, since in self._since.items() if now_seconds - since >= self._apart_seconds}
 
 
-def times_by_events(
-    events: Iterable[Any], since: datetime, others: Collection[str]
-) -> tuple[datetime, datetime] | None:
-    """When the container of the first pod since a time began and when its end did; None where no event says it ran.
+def times_by_events(events: Iterable[Any], since: datetime, until: datetime | None) -> tuple[datetime, datetime] | None:
+    """When the container of a lease's pod began and when its end did; None where no event says that it ran.
 
-    `events` of pods of one name, `others` the uids of those that had other leases.
+    `events` are of all pods of one name; those of a lease come between its acquisition and that of the next.
     """
-    # The cluster cuts times off to the second.
+    # The cluster cuts times off to the second. Where that leaves it open whose a pod was, it is not taken for this one.
     since = since.replace(microsecond=0)
+    until = until.replace(microsecond=0) if until else datetime.max.replace(tzinfo=UTC)
     by_pod: dict[str, list[tuple[datetime, Any]]] = {}
     for event in events:
         at = event.first_timestamp or event.event_time
-        if at is not None and event.involved_object.uid not in others:
+        if at is not None:
             by_pod.setdefault(event.involved_object.uid, []).append((at, event))
     lives = []
     for of_pod in by_pod.values():
@@ -188,7 +187,7 @@ def times_by_events(
             for at, event in of_pod
             if event.reason == "Started" and (event.involved_object.field_path or "").endswith(container)
         ]
-        if starts and min(at for at, _ in of_pod) >= since:
+        if starts and since <= min(at for at, _ in of_pod) < until:
             began = min(starts)
             ends = [event.last_timestamp or at for at, event in of_pod if event.reason in END_EVENTS and at >= began]
             lives.append((began, max(ends, default=began)))
@@ -287,9 +286,8 @@ class Reconciler:
         started_at = lease.started_at or (pod_start(pod) if pod else None)
         ended_at = LeasePodReflector.ends.end_of(lease.id)
         if started_at is None or ended_at is None:
-            others = {other["metadata"]["uid"] for lease_id, other in pods.items() if lease_id != lease.id}
             events = await self._spawner_of(lease.person, lease.server_name).read_pod_events()
-            by_events = times_by_events(events, lease.acquired_at, others)
+            by_events = times_by_events(events, lease.acquired_at, lease.replaced_at)
             if by_events:
                 started_at, ended_at = started_at or by_events[0], ended_at or by_events[1]
         try:

@@ -277,7 +277,8 @@ def test_leases_are_filtered_paged_and_seen_by_those_who_manage(client: TestClie
 
 def test_open_leases_are_paged_without_losing_any(client: TestClient, bench: Bench) -> None:
     body = {"allocation": bench.accept("ann"), "person": "ann", "size": "small"}
-    ended = call(client, "spawner", "POST", "/leases", body | {"server_name": "ended"}, key="ended").json()["id"]
+    ended = call(client, "spawner", "POST", "/leases", body | {"server_name": "a"}, key="ended").json()["id"]
+    bench.clock.pass_seconds(1)
     call(client, "spawner", "POST", f"/leases/{ended}/void")
     kinds: dict[str, Any] = {"server": {"server_name": "a"}, "run": {"kind": "batch", "max_seconds": 60}}
     made = {
@@ -294,6 +295,7 @@ def test_open_leases_are_paged_without_losing_any(client: TestClient, bench: Ben
     assert [one["id"] for one in found] == sorted(one["id"] for one in made.values())
     (server,) = call(client, "spawner", "GET", "/leases/open?kind=interactive").json()["leases"]
     assert (server["person"], server["server_name"]) == ("ann", "a")
+    assert server["replaced_at"] is None
     assert server["started_at"] == server["seen_at"] == server["acquired_at"] == made["server"]["acquired_at"]
 
 

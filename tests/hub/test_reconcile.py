@@ -109,11 +109,14 @@ def test_events_tell_when_the_container_of_a_lease_began_and_when_its_end_did():
         event("after", "Started", 40, "notebook"),
     ]
     times = (NOW + timedelta(seconds=2), NOW + timedelta(seconds=30))
-    assert times_by_events(events, since, ()) == times
-    assert times_by_events(reversed(events), since, ()) == times
-    assert times_by_events(events, since, {"uid-1"}) == (NOW + timedelta(seconds=40), NOW + timedelta(seconds=40))
-    assert times_by_events(events[:5], since, ()) is None
-    assert times_by_events([], since, ()) is None
+    assert times_by_events(events, since, None) == times
+    assert times_by_events(reversed(events), since, None) == times
+    assert times_by_events(events[:5], since, None) is None
+    assert times_by_events([], since, None) is None
+    # A pod of the next lease of the server, whose events are cut off to the second before that was acquired.
+    after = NOW + timedelta(seconds=40, milliseconds=700)
+    assert times_by_events(events[-1:], since, after) is None
+    assert times_by_events(events, since, after) == times
 
 
 def test_a_look_at_a_thousand_pods_asks_for_each_list_once_and_for_no_pod():
