@@ -81,18 +81,19 @@ def test_an_image_that_does_not_exist_is_charged_nothing(bench):
     async def scenario():
         async with bench.hub() as make:
             spawner = make(image="none", start_timeout=8)
-            progress = asyncio.create_task(read_progress(spawner))
-            spawner._spawn_pending = True
+            # As KubeSpawner's own does, a start begins when it is asked for, and its progress follows it.
+            start = spawner.start()
+            messages = await read_progress(spawner)
             with pytest.raises(TimeoutError):
-                await spawner.start()
-            spawner._spawn_pending = False
+                await start
             await bench.user.stop()
-            return await progress
+            return messages
 
     messages = asyncio.run(scenario())
     (lease,) = bench.leases()
     assert (lease.state, lease.charged_microcredits, lease.started_at) == ("voided", 0, None)
     assert any(message.startswith("It does not start yet; nothing is charged") for message in messages)
+    assert any("credits an hour" in message for message in messages)
     assert lease.id not in bench.witness.started
     bench.assert_clean()
 
