@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -220,7 +221,11 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
         lease_id = self._record.lease_id if self._record else None
         return LeasePodReflector.ends.end_of(lease_id or "") or self._unobserved_end
 
-    async def start(self) -> Any:
+    def start(self) -> Any:
+        """Begin to start a pod within a lease at once, as KubeSpawner does; returns the future with its address."""
+        return asyncio.ensure_future(self._start_in_cluster())
+
+    async def _start_in_cluster(self) -> Any:
         """Start a pod within a lease; a quota of the cluster is a refusal, not a failure."""
         self._options_loaded, self._unobserved_end, self._beyond = False, None, ()
         try:
@@ -280,9 +285,10 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
             env.setdefault("NVIDIA_VISIBLE_DEVICES", "void")
         return env
 
-    def get_pvc_manifest(self) -> V1PersistentVolumeClaim:
-        """KubeSpawner's claim for the home, with its person's name."""
-        return bind_claim(super().get_pvc_manifest(), self.user.name)
+    async def _make_create_pvc_request(self, pvc: V1PersistentVolumeClaim, request_timeout: float) -> bool:
+        """KubeSpawner's last step for the claim of a home, which gets its person's name here."""
+        created: bool = await super()._make_create_pvc_request(bind_claim(pvc, self.user.name), request_timeout)
+        return created
 
     async def _make_create_pod_request(self, pod: V1Pod, request_timeout: float) -> bool:
         """KubeSpawner's last step, after profiles, options and hooks: here the lease has the last word."""
