@@ -333,6 +333,7 @@ def test_no_value_is_without_effect() -> None:
     named = set(re.findall(r"\.([A-Za-z0-9]+)", templates)) | {"default", "defaultRequest", "max"}
     # What is handed on as a whole has names of its own.
     handed_on = {"resources", "people", "namespace", "tiers", "sharedTiers", "defaultRequest", "max", "scratch"}
+    handed_on |= {"labels", "accessLabels"}
 
     def names(values: dict[str, Any]) -> set[str]:
         inner = [names(value) for name, value in values.items() if isinstance(value, dict) and name not in handed_on]
