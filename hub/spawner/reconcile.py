@@ -20,6 +20,7 @@ service or the API server does not answer, nothing is done.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ from jupyterhub import orm
 from jupyterhub.app import JupyterHub
 from jupyterhub.utils import exponential_backoff
 from prometheus_client import Counter
+from sqlalchemy import Text, type_coerce
 from sqlalchemy.exc import SQLAlchemyError
 
 from hub.client import AllocationDenied, AllocationsUnavailableError
@@ -104,8 +106,10 @@ class Known:
         """Read the hub's database; what a spawner knows is committed there before it goes on."""
         # Not the hub's own session: an error of the database would leave that unusable.
         with database() as session:
-            states = session.query(orm.Spawner.state).filter(orm.Spawner.server_id.is_not(None)).all()
-        records = [LeaseRecord.from_state((state or {}).get(STATE_KEY)) for (state,) in states]
+            # As text: JupyterHub's own type of this column makes SQLAlchemy compile the query anew each time.
+            state = type_coerce(orm.Spawner.state, Text)
+            states = session.query(state).filter(orm.Spawner.server_id.is_not(None)).all()
+        records = [LeaseRecord.from_state(json.loads(text or "{}").get(STATE_KEY)) for (text,) in states]
         held = [(record.lease_id, record.process_started_at) for record in records if record and record.lease_id]
         return cls(
             leases=frozenset(lease_id for lease_id, _ in held),
