@@ -20,6 +20,7 @@ service or the API server does not answer, nothing is done.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from dataclasses import dataclass
@@ -27,10 +28,10 @@ from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from jupyterhub import orm
 from jupyterhub.app import JupyterHub
 from jupyterhub.utils import exponential_backoff
 from prometheus_client import Counter
+from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from hub.client import AllocationDenied, AllocationsUnavailableError
@@ -54,6 +55,8 @@ END_WAIT_SECONDS = 20.0
 END_LOOK_SECONDS = 0.2
 DELETIONS_AT_ONCE = 20
 DAY_SECONDS = 86_400
+# JupyterHub's own type of the column would make SQLAlchemy compile the query anew each time.
+_STATES = text("SELECT state FROM spawners WHERE server_id IS NOT NULL")
 # A spawner for what belongs to all servers.
 OF_NOBODY = ("meridian", "")
 
@@ -104,8 +107,8 @@ class Known:
         """Read the hub's database; what a spawner knows is committed there before it goes on."""
         # Not the hub's own session: an error of the database would leave that unusable.
         with database() as session:
-            states = session.query(orm.Spawner.state).filter(orm.Spawner.server_id.is_not(None)).all()
-        records = [LeaseRecord.from_state((state or {}).get(STATE_KEY)) for (state,) in states]
+            states = session.execute(_STATES).scalars().all()
+        records = [LeaseRecord.from_state(json.loads(state or "{}").get(STATE_KEY)) for state in states]
         held = [(record.lease_id, record.process_started_at) for record in records if record and record.lease_id]
         return cls(
             leases=frozenset(lease_id for lease_id, _ in held),
