@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +28,8 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 # As many as the release has; fewer would mean that some were not run.
 TESTS = 207
+IMAGES = ("quay.io/jupyterhub/jupyterhub:latest", "quay.io/jupyterhub/singleuser:latest", "python:3.12-slim")
+FETCH_SECONDS = 300
 
 
 def sources() -> str:
@@ -56,12 +59,24 @@ def namespaces(cluster: Cluster) -> Iterator[dict[str, str]]:
             cluster.core.delete_namespace(name, grace_period_seconds=0)
 
 
-@pytest.mark.timeout(2400)
+def fetch_images(cluster: Cluster, namespace: str) -> None:
+    """Have the node fetch what the tests start: they wait a minute and a half for their hub, its image included."""
+    containers = [{"name": f"image-{n}", "image": name, "command": ["true"]} for n, name in enumerate(IMAGES)]
+    spec = {"containers": containers, "restartPolicy": "Never"}
+    cluster.core.create_namespaced_pod(namespace, {"metadata": {"name": "images"}, "spec": spec})
+    give_up_at = time.monotonic() + FETCH_SECONDS
+    while cluster.core.read_namespaced_pod("images", namespace).status.phase != "Succeeded":
+        assert time.monotonic() < give_up_at, "the images can't be had"
+        time.sleep(1)
+
+
+@pytest.mark.timeout(2700)
 def test_kubespawners_own_tests_hold_for_our_class(cluster, tmp_path):
     suite = sources()
     if cluster.image.startswith(OURS):
         publish_images(cluster.image)
     with namespaces(cluster) as names:
+        fetch_images(cluster, names["KUBESPAWNER_TEST_NAMESPACE"])
         environment = os.environ | names | {LEASES: str(tmp_path / "leases.json")}
         # Their pytest comes before ours, of which no plugin must come in.
         environment |= {"PYTHONPATH": f"{suite}/packages:{ROOT}", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
