@@ -149,6 +149,7 @@ def run(step: Step, *, quick: bool) -> Report:
             placing = Placing(nodes.node_selector, nodes.tolerations, nodes.port)
             _measure(report, "One server on a node without a kubelet", site, ledger, placing, step, pairs)
             ledger.audit()
+            report.notes.append(_goal(*(section.comparisons[0] for section in report.sections)))
             report.notes.append("The ledger audit is clean.")
     except ClusterMissingError as missing:
         report.notes.append(f"Left out. {missing}")
@@ -166,12 +167,16 @@ def _measure(report: Report, title: str, site: Site, ledger: Ledger, placing: Pl
     section.shares += [Share("request to held lease", "s", to_lease), Share("held lease to pod", "s", held_to_pod)]
     report.sections.append(section)
     report.notes += [f"{title}: {_difference(one)}" for one in section.comparisons[:2]]
-    whole = section.comparisons[0]
-    ratio, more = median(whole.ours) / median(whole.theirs), median(whole.ours) - median(whole.theirs)
-    met = "met" if ratio < GOAL_RATIO and more < GOAL_SECONDS else "not met"
-    report.notes.append(
-        f"{title}: the medians differ by {more * 1000:+.0f} ms, {ratio - 1:+.1%}. The goal, less than "
-        f"{GOAL_RATIO - 1:.0%} and {GOAL_SECONDS * 1000:.0f} ms more, is {met}."
+
+
+def _goal(in_a_pod: Comparison, without_kubelet: Comparison) -> str:
+    """Say whether a start costs as little more as it should."""
+    ratio = median(in_a_pod.ours) / median(in_a_pod.theirs)
+    more = [median(one.ours) - median(one.theirs) for one in (in_a_pod, without_kubelet)]
+    met = "met" if ratio < GOAL_RATIO and max(more) < GOAL_SECONDS else "not met"
+    return (
+        f"The goal, less than {GOAL_RATIO - 1:.0%} and {GOAL_SECONDS * 1000:.0f} ms more, is {met}: the medians differ "
+        f"by {ratio - 1:+.1%}, {more[0] * 1000:+.0f} ms in a pod, {more[1] * 1000:+.0f} ms without a kubelet."
     )
 
 
