@@ -46,6 +46,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
 # Above whatever else the cluster does, and in nobody's way: a pod that makes room for another's is an attempt lost.
 PRIORITY = 900_000_000
+# A node pulls one image at a time, and others may use it: a minute or two for a pod are nothing out of the ordinary.
+BUSY_SECONDS = 600.0
 SWEEP = 20
 FAILS, KILLED, CANCELLED = 7, 3, 11
 CELL = f"""
@@ -126,18 +128,18 @@ class BatchBench:
     def file(self, run_id: str, name: str) -> str:
         return self.services.runs.read_file("ada", run_id, name).decode()
 
-    def wait_ended(self, *run_ids: str, seconds: float = 120) -> list[RunView]:
-        wait_for(lambda: all(self.run(one).ended_at for one in run_ids), seconds)
+    def wait_ended(self, *run_ids: str) -> list[RunView]:
+        wait_for(lambda: all(self.run(one).ended_at for one in run_ids), BUSY_SECONDS)
         return [self.run(one) for one in run_ids]
 
-    def wait_running(self, run_id: str, cell: int, seconds: float = 120) -> RunView:
+    def wait_running(self, run_id: str, cell: int) -> RunView:
         """Wait until a cell of the run is under way."""
-        wait_for(lambda: self.run(run_id).current_cell == cell, seconds)
+        wait_for(lambda: self.run(run_id).current_cell == cell, BUSY_SECONDS)
         return self.run(run_id)
 
     def wait_for_ends(self, run_ids: list[str], enough: int) -> None:
         """Wait until so many of the runs have ended."""
-        wait_for(lambda: sum(bool(self.run(one).ended_at) for one in run_ids) >= enough, 180)
+        wait_for(lambda: sum(bool(self.run(one).ended_at) for one in run_ids) >= enough, BUSY_SECONDS)
 
     def pods_of(self, run_id: str) -> list[Any]:
         pods: list[Any] = self.cluster.core.list_namespaced_pod(
@@ -167,7 +169,7 @@ class BatchBench:
             pods = self.cluster.core.list_namespaced_pod(namespace, label_selector="meridian/run").items
             return not pods and not self.jobs.list_namespaced_job(namespace).items
 
-        wait_for(nothing, 60)
+        wait_for(nothing, BUSY_SECONDS)
 
 
 @contextmanager
@@ -244,7 +246,7 @@ def test_a_sweep_loses_nothing_and_is_charged_what_the_api_server_shows(bench: B
         bench.start_executor()
     bench.wait_running(runs[CANCELLED], 2)
     bench.services.runs.cancel("ada", runs[CANCELLED])
-    ended = bench.wait_ended(*runs, seconds=300)
+    ended = bench.wait_ended(*runs)
     states = [run.state for run in ended]
     expected = ["succeeded"] * SWEEP
     expected[FAILS], expected[CANCELLED] = "failed", "cancelled"
@@ -281,7 +283,7 @@ def test_without_a_batch_process_a_pod_ends_at_the_end_of_its_lease_and_nothing_
     bench.start_executor()
     bench.wait_running(run.id, 2)
     bench.end_executor()
-    wait_for(lambda: bench.pods_of(run.id)[0].status.phase in {"Failed", "Succeeded"}, 90)
+    wait_for(lambda: bench.pods_of(run.id)[0].status.phase in {"Failed", "Succeeded"}, BUSY_SECONDS)
     bench.start_executor()
     (ended,) = bench.wait_ended(run.id)
     assert (ended.state, ended.attempt) == ("timed_out", 1)
@@ -300,12 +302,12 @@ def test_a_run_on_a_node_that_is_lost_is_tried_again_without_a_charge(bench: Bat
     with ghost_node(core, name) as node:
         run = bench.submit(notebook("1"))
         bench.start_executor(node_selector={"ghost": name}, tolerations=tolerations)
-        wait_for(lambda: bench.pods_of(run.id))
+        wait_for(lambda: bench.pods_of(run.id), BUSY_SECONDS)
         (pod,) = bench.pods_of(run.id)
         node.run_pod(bench.cluster.namespace, pod.metadata.name)
         # The first thing that a runner does on a node that exists. From here on nobody tells of this one any more.
         assert RunDirectory.of(bench.directory / "runs", run.id).claim(1, pod.metadata.name)
-        wait_for(lambda: bench.run(run.id).attempt == 2, 240)
+        wait_for(lambda: bench.run(run.id).attempt == 2, BUSY_SECONDS)
         bench.services.runs.cancel("ada", run.id)
         (ended,) = bench.wait_ended(run.id)
     assert (ended.state, ended.charged_microcredits) == ("cancelled", 0)
