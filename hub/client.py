@@ -19,7 +19,8 @@ RETRY_PAUSES_SECONDS = (0.2, 0.6)
 # The gateway's and the service's own way to say "not now"; a plain 500 is a fault that a repeat would not
 # mend.
 RETRIED_STATUSES = frozenset({502, 503, 504})
-TIMEOUT = httpx.Timeout(5.0, connect=2.0)
+# Longer than a hub stands still when hundreds start at once: an answer that has come by then would count for none.
+TIMEOUT = httpx.Timeout(10.0)
 
 
 class AllocationDenied(Exception):  # noqa: N818 - a denial is an answer, not an error of the platform

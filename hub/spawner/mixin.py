@@ -339,7 +339,8 @@ class AllocationSpawnerMixin(Spawner):
             self.log.warning("The start of %s was refused: %s", self._log_name, denial)
             raise
         record.start_acknowledged = True
-        if self._record is record:
+        # JupyterHub commits the state itself when start() has returned; a hub killed before reports the start again.
+        if self._record is record and not self._start_under_way:
             self._save_state()
 
     def _hand_over(self) -> None:

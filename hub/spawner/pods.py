@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import OrderedDict
+from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,15 +23,22 @@ from hub.spawner.manifests import LEASE, pod_end
 from hub.spawner.record import utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Mapping
     from datetime import datetime
 
 REMEMBERED_PODS = 20_000
 NOT_FOUND = 404
 CONFLICT = 409
 STATUS_UNKNOWN = 1
+# A start looks at its pod after so long even if no change was noted: the reflector may have been replaced.
+LOOK_ANYWAY_SECONDS = 5.0
 # How an API server that does not answer, or not with what was asked for, shows itself.
 NO_ANSWER = (ApiException, ClientError, TimeoutError)
+
+# Until when a start waits for its pod (the event loop's time), in the start's own task only: others ask to be told now.
+_start_ends_at: ContextVar[float | None] = ContextVar("start_ends_at", default=None)
+# By namespace/name, the pods for whose change a start waits.
+_awaited: dict[str, asyncio.Event] = {}
 
 
 @dataclass(slots=True)
@@ -96,6 +105,8 @@ class _WatchedPods(dict[str, Any]):
     def __setitem__(self, name: str, pod: Any) -> None:
         self._ends.see(pod)
         super().__setitem__(name, pod)
+        if changed := _awaited.get(name):
+            changed.set()
 
     def pop(self, name: str, default: Any = None) -> Any:
         pod = super().pop(name, default)
@@ -124,7 +135,40 @@ class LeasePodReflector(PodReflector):
 
 
 class ObservedKubeSpawner(KubeSpawner):
-    """KubeSpawner, with `poll` that tells what has ended from what only does not show."""
+    """KubeSpawner, with `poll` that tells what has ended from what only does not show, and a start that is told.
+
+    KubeSpawner looks for its pod at random times, further and further apart, and so sees it up to seconds late.
+    """
+
+    def is_pod_running(self, pod: dict[str, Any] | None) -> bool | Awaitable[bool]:
+        """Whether a pod runs; to a start, which may wait for an answer, as soon as it does."""
+        running: bool = super().is_pod_running(pod)
+        ends_at = _start_ends_at.get()
+        return running if running or ends_at is None else self._until_running(ends_at)
+
+    async def _start(self) -> Any:
+        token = _start_ends_at.set(asyncio.get_running_loop().time() + self.start_timeout)
+        try:
+            return await super()._start()
+        finally:
+            _start_ends_at.reset(token)
+
+    async def _until_running(self, ends_at: float) -> bool:
+        """Wait until the pod runs, at most until a time of the event loop; False when it does not."""
+        time, name = asyncio.get_running_loop().time, f"{self.namespace}/{self.pod_name}"
+        changed = _awaited.setdefault(name, asyncio.Event())
+        try:
+            while True:
+                changed.clear()
+                if super().is_pod_running(self.watched_pod):
+                    return True
+                wait_seconds = min(LOOK_ANYWAY_SECONDS, ends_at - time())
+                if wait_seconds <= 0:
+                    return False
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), wait_seconds)
+        finally:
+            _awaited.pop(name, None)
 
     async def poll(self) -> int | None:
         """None while the pod runs or nothing is known of it, else its exit status."""
