@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 # The fast tests disturb nobody and share the cores; the slow ones measure time, and each has the machine to itself.
 FAST := -n logical --dist worksteal -m "not slow and not e2e and not cluster"
 
-.PHONY: help up test test-cluster test-fast lint bench mutations images lock published clean
+.PHONY: help up test test-cluster test-fast lint chaos bench mutations images lock published clean
 
 help:            ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,6 +55,11 @@ test: $(VENV)/installed-dev node_modules/installed lint   ## everything but the 
 test-cluster: $(VENV)/installed-dev node_modules/installed   ## servers as pods on a real Kubernetes, built here unless KUBECONFIG names one
 	test -n "$${KUBECONFIG:-}" || tests/cluster/scripts/build >/dev/null
 	$(BIN)/pytest -m cluster
+
+chaos: $(VENV)/installed-dev node_modules/installed   ## kill parts of the platform and the cluster at random: MINUTES=30 SEED=1
+	scripts/install-test-tools postgresql
+	test -n "$${KUBECONFIG:-}" || tests/cluster/scripts/build >/dev/null
+	MERIDIAN_CHAOS_MINUTES="$(MINUTES)" MERIDIAN_CHAOS_SEED="$(SEED)" $(BIN)/pytest -s -q tests/cluster/chaos
 
 bench: $(VENV)/installed-dev node_modules/installed       ## compare with the alternatives, in the same run
 	scripts/install-test-tools postgresql

@@ -47,6 +47,8 @@ SIZES = [
     {"name": "gpu", "title": "GPU", "cores": 1, "memory_gib": 1, "gpus": 1, "gpu_type": GPU_TYPE},
 ]
 NO_SUCH_IMAGE = "meridian.test/no-such-image:1"
+# Between two watches: an API server that is away is asked now and then.
+PAUSE_SECONDS = 0.1
 FOREVER = ["python3", "-c", "import time; time.sleep(10_000)"]
 
 
@@ -110,6 +112,7 @@ class Witness:
             with suppress(HTTPError, client.ApiException):
                 for event in self._watch.stream(self._core.list_namespaced_pod, self._namespace, timeout_seconds=60):
                     self._note(event["object"])
+            self._stopped.wait(PAUSE_SECONDS)
 
     def _note(self, pod: Any) -> None:
         lease = (pod.metadata.annotations or {}).get(LEASE, pod.metadata.name)

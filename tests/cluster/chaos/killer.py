@@ -1,0 +1,103 @@
+"""Who is killed when, from a seed; and the keeper who starts again whatever is dead."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Sequence
+
+    from tests.cluster.chaos.parts import Part
+
+PAUSES_SECONDS = (2.0, 9.0)
+DOWN_SECONDS = (0.0, 6.0)
+# Of the moments, how many hit two parts at once.
+PAIRS = 0.2
+FELL_DOWN_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Blow:
+    """Kill a part so many seconds after the beginning, and leave it dead for so long."""
+
+    at_seconds: float
+    victim: str
+    down_seconds: float
+
+
+@dataclass
+class Outage:
+    """When a part was dead."""
+
+    victim: str
+    since: datetime
+    until: datetime | None = None
+
+    def touches(self, begin: datetime, end: datetime) -> bool:
+        """Whether it was dead at a moment between the two."""
+        return self.since <= end and (self.until is None or self.until >= begin)
+
+
+def plan(dice: random.Random, victims: Sequence[str], seconds: float) -> list[Blow]:
+    """The blows of a seed: at random moments, each victim as often as the others."""
+    blows: list[Blow] = []
+    bag: list[str] = []
+    at = dice.uniform(*PAUSES_SECONDS)
+    while at < seconds:
+        for _ in range(1 + (dice.random() < PAIRS)):
+            if not bag:
+                bag = dice.sample(list(victims), len(victims))
+            blows.append(Blow(at, bag.pop(), dice.uniform(*DOWN_SECONDS)))
+        at += dice.uniform(*PAUSES_SECONDS)
+    return blows
+
+
+@dataclass
+class Keeper:
+    """Strikes as planned, and starts what is dead when its time has come, or at once when it fell by itself."""
+
+    parts: Sequence[Part]
+    outages: list[Outage] = field(default_factory=list)
+    kills: Counter[str] = field(default_factory=Counter)
+    falls: Counter[str] = field(default_factory=Counter)
+    _dead: dict[str, tuple[float, Outage]] = field(default_factory=dict)
+
+    def strike(self, blow: Blow) -> None:
+        """Kill the victim; one that is dead already stays so a little longer."""
+        part = next(part for part in self.parts if part.name == blow.victim)
+        if part.lives():
+            self._note_dead(part, blow.down_seconds)
+            part.kill()
+            self.kills[part.name] += 1
+
+    def attend(self) -> None:
+        """Look once after all parts."""
+        for part in self.parts:
+            if part.name in self._dead:
+                restart_at, outage = self._dead[part.name]
+                if time.monotonic() >= restart_at:
+                    part.start()
+                    outage.until = datetime.now(UTC)
+                    del self._dead[part.name]
+            elif not part.lives():
+                self.falls[part.name] += 1
+                self._note_dead(part, FELL_DOWN_SECONDS)
+
+    def were_away(self, begin: datetime, end: datetime, *, after_seconds: float = 0) -> set[str]:
+        """The parts that were dead at a moment between the two, or had been so many seconds before."""
+        begin -= timedelta(seconds=after_seconds)
+        return {outage.victim for outage in self.outages if outage.touches(begin, end)}
+
+    @property
+    def all_live(self) -> bool:
+        return not self._dead and all(part.lives() for part in self.parts)
+
+    def _note_dead(self, part: Part, down_seconds: float) -> None:
+        outage = Outage(part.name, datetime.now(UTC))
+        self.outages.append(outage)
+        self._dead[part.name] = (time.monotonic() + down_seconds, outage)
