@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from tests.cluster.chaos.parts import Part
 
-PAUSES_SECONDS = (2.0, 9.0)
+PAUSES_SECONDS = (2.0, 14.0)
 DOWN_SECONDS = (0.0, 6.0)
 # Of the moments, how many hit two parts at once.
 PAIRS = 0.2

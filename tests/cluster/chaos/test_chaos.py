@@ -34,7 +34,7 @@ LOOK_SECONDS = 0.1
 SAY_SECONDS = 10
 READY_SECONDS = 180
 # A pod that waits for a dead hub's spawner, a lease that expires, a job that is lost: each is over by then.
-SETTLE_SECONDS = 300
+SETTLE_SECONDS = 150
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(MINUTES * 60 + 3600)]
 
