@@ -90,6 +90,7 @@ class Witness:
         self.started: dict[str, datetime] = {}
         self.finished: dict[str, datetime] = {}
         self.evicted: dict[str, datetime] = {}
+        self._ended: set[tuple[str, int]] = set()
 
     @contextmanager
     def looking(self) -> Iterator[Witness]:
@@ -125,7 +126,12 @@ class Witness:
                 if state is not None:
                     self.started.setdefault(lease, state.started_at)
                 if state is not None and getattr(state, "finished_at", None):
-                    self.finished[lease] = state.finished_at
+                    # A container ends once: one that has ended and is not started again may be shown with a later
+                    # time, of a containerd that was killed meanwhile.
+                    life = (lease, status.restart_count - (state is status.last_state.terminated))
+                    if life not in self._ended:
+                        self._ended.add(life)
+                        self.finished[lease] = state.finished_at
         # Not every kubelet shows how a deleted container ended; then this is the end that the API server shows.
         for condition in pod.status.conditions or []:
             if (condition.type, condition.status) == ("Ready", "False") and lease in self.started:
