@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import random
     from collections.abc import Sequence
+    from pathlib import Path
 
     from tests.cluster.chaos.parts import Part
 
@@ -62,6 +63,7 @@ class Keeper:
     """Strikes as planned, and starts what is dead when its time has come, or at once when it fell by itself."""
 
     parts: Sequence[Part]
+    diary: Path
     outages: list[Outage] = field(default_factory=list)
     kills: Counter[str] = field(default_factory=Counter)
     falls: Counter[str] = field(default_factory=Counter)
@@ -72,6 +74,7 @@ class Keeper:
         part = next(part for part in self.parts if part.name == blow.victim)
         if part.lives():
             self._note_dead(part, blow.down_seconds)
+            self._write(f"{part.name} is killed, for {blow.down_seconds:.1f} s")
             part.kill()
             self.kills[part.name] += 1
 
@@ -83,9 +86,11 @@ class Keeper:
                 if time.monotonic() >= restart_at:
                     part.start()
                     outage.until = datetime.now(UTC)
+                    self._write(f"{part.name} is started")
                     del self._dead[part.name]
             elif not part.lives():
                 self.falls[part.name] += 1
+                self._write(f"{part.name} has fallen by itself")
                 self._note_dead(part, FELL_DOWN_SECONDS)
 
     def were_away(self, begin: datetime, end: datetime, *, after_seconds: float = 0) -> set[str]:
@@ -96,6 +101,10 @@ class Keeper:
     @property
     def all_live(self) -> bool:
         return not self._dead and all(part.lives() for part in self.parts)
+
+    def _write(self, what: str) -> None:
+        with self.diary.open("a") as diary:
+            diary.write(f"{datetime.now(UTC).isoformat(timespec='milliseconds')} {what}\n")
 
     def _note_dead(self, part: Part, down_seconds: float) -> None:
         outage = Outage(part.name, datetime.now(UTC))

@@ -43,13 +43,8 @@ class Answer(BaseHTTPRequestHandler):
         self.end_headers()
 ThreadingHTTPServer(("0.0.0.0", 8888), Answer).serve_forever()
 """
-# Renewals, expiries and looks every few seconds, not every few minutes.
-LEASES = {
-    "quantum_seconds": 30,
-    "renew_before_end_seconds": 15,
-    "stop_grace_seconds": 60,
-    "reconcile_seconds": 5,
-}
+# Renewals and expiries every few seconds, not every few minutes.
+LEASES = {"quantum_seconds": 30, "renew_before_end_seconds": 15, "stop_grace_seconds": 60}
 RUNS_AT_ONCE = 2
 
 

@@ -137,7 +137,7 @@ def test_whatever_is_killed_nothing_is_left_over_lost_or_charged_twice(cluster: 
         running_platform(cluster, tmp_path) as platform,
         Witness(cluster.core, cluster.namespace).looking() as witness,
     ):
-        keeper = Keeper(platform.parts)
+        keeper = Keeper(platform.parts, tmp_path / "chaos.log")
         assert wait_for("the platform", keeper, platform.answers, READY_SECONDS)
         people = [Person(name, platform.url, random.Random(f"{name} {SEED}")) for name in PEOPLE]
         for person in people:
