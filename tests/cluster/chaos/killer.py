@@ -20,6 +20,8 @@ DOWN_SECONDS = (0.0, 6.0)
 # Of the moments, how many hit two parts at once.
 PAIRS = 0.2
 FELL_DOWN_SECONDS = 1.0
+# How long a part that was started again may take to do its work.
+RECOVERY_SECONDS = 20.0
 
 
 @dataclass(frozen=True)
@@ -38,10 +40,6 @@ class Outage:
     victim: str
     since: datetime
     until: datetime | None = None
-
-    def touches(self, begin: datetime, end: datetime) -> bool:
-        """Whether it was dead at a moment between the two."""
-        return self.since <= end and (self.until is None or self.until >= begin)
 
 
 def plan(dice: random.Random, victims: Sequence[str], seconds: float) -> list[Blow]:
@@ -93,10 +91,14 @@ class Keeper:
                 self._write(f"{part.name} has fallen by itself")
                 self._note_dead(part, FELL_DOWN_SECONDS)
 
-    def were_away(self, begin: datetime, end: datetime, *, after_seconds: float = 0) -> set[str]:
-        """The parts that were dead at a moment between the two, or had been so many seconds before."""
-        begin -= timedelta(seconds=after_seconds)
-        return {outage.victim for outage in self.outages if outage.touches(begin, end)}
+    def seconds_away(self, begin: datetime, end: datetime) -> float:
+        """For how long between the two at least one part was dead, or had not been up again for long."""
+        away, reached = 0.0, begin
+        for outage in sorted(self.outages, key=lambda one: one.since):
+            until = min(end, (outage.until or end) + timedelta(seconds=RECOVERY_SECONDS))
+            away += max((until - max(reached, outage.since)).total_seconds(), 0)
+            reached = max(reached, until)
+        return away
 
     @property
     def all_live(self) -> bool:
