@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from tests.cluster.chaos.parts import Part
 
 PAUSES_SECONDS = (2.0, 14.0)
 DOWN_SECONDS = (0.0, 6.0)
-# Of the moments, how many hit two parts at once.
+# Of the blows, how many fall together with the one before, and how many wait for a platform that answers.
 PAIRS = 0.2
+WAITING = 0.4
 FELL_DOWN_SECONDS = 1.0
 # How long a part that was started again may take to do its work.
 RECOVERY_SECONDS = 20.0
@@ -26,11 +27,15 @@ RECOVERY_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Blow:
-    """Kill a part so many seconds after the beginning, and leave it dead for so long."""
+    """Kill a part so long after the blow before, and leave it dead for so long.
 
-    at_seconds: float
+    waits: not before the platform answers, so that on a slow machine too there is something to kill.
+    """
+
+    pause_seconds: float
     victim: str
     down_seconds: float
+    waits: bool
 
 
 @dataclass
@@ -42,18 +47,12 @@ class Outage:
     until: datetime | None = None
 
 
-def plan(dice: random.Random, victims: Sequence[str], seconds: float) -> list[Blow]:
+def blows(dice: random.Random, victims: Sequence[str]) -> Iterator[Blow]:
     """The blows of a seed: at random moments, each victim as often as the others."""
-    blows: list[Blow] = []
-    bag: list[str] = []
-    at = dice.uniform(*PAUSES_SECONDS)
-    while at < seconds:
-        for _ in range(1 + (dice.random() < PAIRS)):
-            if not bag:
-                bag = dice.sample(list(victims), len(victims))
-            blows.append(Blow(at, bag.pop(), dice.uniform(*DOWN_SECONDS)))
-        at += dice.uniform(*PAUSES_SECONDS)
-    return blows
+    while True:
+        for victim in dice.sample(list(victims), len(victims)):
+            pause = 0.0 if dice.random() < PAIRS else dice.uniform(*PAUSES_SECONDS)
+            yield Blow(pause, victim, dice.uniform(*DOWN_SECONDS), dice.random() < WAITING)
 
 
 @dataclass

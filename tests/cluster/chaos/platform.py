@@ -56,16 +56,14 @@ class Platform:
     services: Services
     parts: list[Part]
     url: str
-    hub_url: str
-    service_url: str
 
     def answers(self) -> bool:
         """Whether hub and service answer through the proxy, and the API server answers them."""
         try:
             return (
-                httpx.get(f"{self.url}/hub/api/", timeout=5).is_success
-                and httpx.get(f"{self.url}{PREFIX}/api/v1/health", timeout=5).is_success
-                and bool(self.cluster.core.list_node())
+                httpx.get(f"{self.url}/hub/api/", timeout=2).is_success
+                and httpx.get(f"{self.url}{PREFIX}/api/v1/health", timeout=2).is_success
+                and bool(self.cluster.core.list_node(_request_timeout=2))
             )
         except Exception:  # noqa: BLE001  whatever keeps one of them from answering
             return False
@@ -84,21 +82,21 @@ def running_platform(cluster: Cluster, folder: Path) -> Iterator[Platform]:
         database = Database(server.url)
         upgrade(database)
         services = make_services(database, load_policy(folder / "policies"), runs, SystemClock())
-        children, urls = _children(cluster, folder, server.url)
+        children, url = _children(cluster, folder, server.url)
         killed = control_plane(cluster.own_state) if cluster.own_state else []
         proxy, *ours = children
         proxy.start()
         try:
             for child in ours:
                 child.start()
-            yield Platform(cluster, services, [*ours, PostgresPart(server), *killed], *urls)
+            yield Platform(cluster, services, [*ours, PostgresPart(server), *killed], url)
         finally:
             for child in children:
                 child.kill()
             database.dispose()
 
 
-def _children(cluster: Cluster, folder: Path, database_url: str) -> tuple[list[Child], tuple[str, str, str]]:
+def _children(cluster: Cluster, folder: Path, database_url: str) -> tuple[list[Child], str]:
     public, proxy_api, hub, service, *metrics = free_ports(7)
     hub_url = f"http://{cluster.host}:{hub}"
     service_url = f"http://127.0.0.1:{service}"
@@ -180,7 +178,7 @@ def _children(cluster: Cluster, folder: Path, database_url: str) -> tuple[list[C
             },
         ),
     ]
-    return children, (f"http://127.0.0.1:{public}", hub_url, service_url)
+    return children, f"http://127.0.0.1:{public}"
 
 
 def free_ports(number: int) -> list[int]:
