@@ -6,19 +6,21 @@ import json
 import os
 import socket
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import yaml
+from kubernetes import client
 
 from allocations.clock import SystemClock
 from allocations.db.database import Database
 from allocations.db.migrate import upgrade
 from allocations.factory import Services, make_services
 from allocations.policy.loader import load_policy
+from tests.batch.batch_harness import wait_for
 from tests.cluster.chaos.parts import Child, Part, PostgresPart, control_plane
 from tests.cluster.chaos.people import PASSWORD
 from tests.cluster.kube_bench import PREFIX, write_policies
@@ -46,6 +48,7 @@ ThreadingHTTPServer(("0.0.0.0", 8888), Answer).serve_forever()
 # Renewals and expiries every few seconds, not every few minutes.
 LEASES = {"quantum_seconds": 30, "renew_before_end_seconds": 15, "stop_grace_seconds": 60}
 RUNS_AT_ONCE = 2
+IMAGE_SECONDS = 900
 
 
 @dataclass
@@ -69,9 +72,29 @@ class Platform:
             return False
 
 
+def fetch_image(cluster: Cluster) -> None:
+    """Let the node have the image before the time begins: it takes a minute where no other test has used it."""
+    container = {"name": "fetch", "image": cluster.image, "command": ["true"]}
+    pod = {"metadata": {"name": "fetch"}, "spec": {"restartPolicy": "Never", "containers": [container]}}
+
+    def accepted() -> bool:
+        # A namespace has its service account a moment after it was made.
+        with suppress(client.ApiException):
+            return bool(cluster.core.create_namespaced_pod(cluster.namespace, pod))
+        return False
+
+    def fetched() -> bool:
+        return bool(cluster.core.read_namespaced_pod("fetch", cluster.namespace).status.phase == "Succeeded")
+
+    wait_for(accepted)
+    wait_for(fetched, IMAGE_SECONDS)
+    cluster.core.delete_namespaced_pod("fetch", cluster.namespace, grace_period_seconds=0)
+
+
 @contextmanager
 def running_platform(cluster: Cluster, folder: Path) -> Iterator[Platform]:
     """Start everything, and remove it at the end."""
+    fetch_image(cluster)
     write_policies(folder / "policies", cluster.image, 3600)
     leases = yaml.safe_load((folder / "policies/leases.yaml").read_text())
     leases["leases"] |= LEASES
