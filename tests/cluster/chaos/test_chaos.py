@@ -34,6 +34,8 @@ PEOPLE = ("ada", "bob", "cho")
 LOOK_SECONDS = 0.1
 SAY_SECONDS = 10
 READY_SECONDS = 180
+# For a platform that answers; then the blow falls all the same.
+WAIT_SECONDS = 40
 # A pod that waits for a dead hub's spawner, a lease that expires, a job that is lost: each is over by then.
 SETTLE_SECONDS = 150
 
@@ -64,7 +66,7 @@ def wreak(platform: Platform, keeper: Keeper, people: Sequence[Person]) -> None:
     while time.monotonic() - begin < MINUTES * 60 or any(not keeper.kills[part.name] for part in keeper.parts):
         now = time.monotonic()
         if now - struck_at >= blow.pause_seconds and (
-            not blow.waits or now - struck_at > READY_SECONDS or (keeper.all_live and platform.answers())
+            not blow.waits or now - struck_at > WAIT_SECONDS or (keeper.all_live and platform.answers())
         ):
             keeper.strike(blow)
             struck_at = time.monotonic()
