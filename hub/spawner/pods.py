@@ -31,6 +31,7 @@ NOT_FOUND = 404
 TOO_MANY_REQUESTS = 429
 INTERNAL_SERVER_ERROR = 500
 STATUS_UNKNOWN = 1
+FIRST_PAUSE_SECONDS = 1.0
 # How an API server that does not answer, or not with what was asked for, shows itself.
 NO_ANSWER = (ApiException, ClientError, TimeoutError)
 
@@ -156,6 +157,7 @@ class ObservedKubeSpawner(KubeSpawner):
         await exponential_backoff(
             partial(self._stop_if_answered, now),
             f"The pod {self.pod_name} could not be stopped: the API server does not answer",
+            start_wait=FIRST_PAUSE_SECONDS,
             timeout=self.k8s_api_request_retry_timeout,
         )
 
