@@ -13,7 +13,7 @@ BIN := $(VENV)/bin
 FAST := -n logical --dist worksteal -m "not slow and not e2e and not cluster"
 UPSTREAM := tests/cluster/kubespawner_suite/sources $(BIN)/uv $(BIN)/python
 
-.PHONY: help up test test-cluster test-kubespawner test-fast lint bench mutations images lock published clean
+.PHONY: help up test test-cluster test-kubespawner test-fast lint chaos bench mutations images lock published clean
 
 help:            ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -61,6 +61,11 @@ test-cluster: $(VENV)/installed-dev node_modules/installed   ## servers as pods 
 test-kubespawner: $(VENV)/installed-dev        ## KubeSpawner's own tests with our class, on a Kubernetes: needs its repository on GitHub
 	$(UPSTREAM) >/dev/null
 	$(BIN)/pytest -m upstream
+
+chaos: $(VENV)/installed-dev node_modules/installed   ## kill parts of the platform and the cluster at random: MINUTES=30 SEED=1
+	scripts/install-test-tools postgresql
+	test -n "$${KUBECONFIG:-}" || tests/cluster/scripts/build >/dev/null
+	MERIDIAN_CHAOS_MINUTES="$(MINUTES)" MERIDIAN_CHAOS_SEED="$(SEED)" $(BIN)/pytest -s -q tests/cluster/chaos
 
 bench: $(VENV)/installed-dev node_modules/installed       ## compare with the alternatives, in the same run
 	scripts/install-test-tools postgresql

@@ -20,7 +20,9 @@ from hub.client import AllocationDenied, AllocationsClient, AllocationsUnavailab
 from hub.spawner.record import LeaseRecord
 
 FIRST_PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 60.0
+# Shorter than the policy's `reconcile_seconds`: the worker, which sees the hub without the server, ends its lease on
+# the second look, by when it last saw the server. When service and hub come back, the true end is to come first.
+LONGEST_PAUSE_SECONDS = 10.0
 # The service knows the lease as ended already, by another way: nothing is left to report.
 ALREADY_ENDED_CODES = frozenset({"lease_ended"})
 # Faults of the hub's own standing with the service; they pass when an operator mends them.

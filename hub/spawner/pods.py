@@ -12,9 +12,11 @@ from collections import OrderedDict
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiohttp import ClientError
+from jupyterhub.utils import exponential_backoff
 from kubernetes_asyncio.client import ApiException, V1DeleteOptions, V1Preconditions
 from kubespawner import KubeSpawner
 from kubespawner.spawner import PodReflector
@@ -29,7 +31,10 @@ if TYPE_CHECKING:
 REMEMBERED_PODS = 20_000
 NOT_FOUND = 404
 CONFLICT = 409
+TOO_MANY_REQUESTS = 429
+INTERNAL_SERVER_ERROR = 500
 STATUS_UNKNOWN = 1
+FIRST_PAUSE_SECONDS = 1.0
 # A start looks at its pod after so long even if no change was noted: the reflector may have been replaced.
 LOOK_ANYWAY_SECONDS = 5.0
 # How an API server that does not answer, or not with what was asked for, shows itself.
@@ -189,6 +194,28 @@ class ObservedKubeSpawner(KubeSpawner):
             await self.stop(now=True)
         return _exit_status(pod)
 
+    async def stop(self, now: bool = False) -> None:
+        """Stop the pod; an API server that does not answer is asked again for `k8s_api_request_retry_timeout`.
+
+        JupyterHub takes a server whose stop failed for stopped, and then nobody stops its pod.
+        """
+        await exponential_backoff(
+            partial(self._stop_if_answered, now),
+            f"The pod {self.pod_name} could not be stopped: the API server does not answer",
+            start_wait=FIRST_PAUSE_SECONDS,
+            timeout=self.k8s_api_request_retry_timeout,
+        )
+
+    async def _stop_if_answered(self, now: bool) -> bool:
+        try:
+            await super().stop(now=now)
+        except (ApiException, ClientError) as error:
+            if isinstance(error, ApiException) and not _is_away(error):
+                raise
+            self.log.warning("The pod %s is not stopped yet: %s", self.pod_name, error)
+            return False
+        return True
+
     async def note_unobserved_end(self) -> None:
         """Called when the pod ended unobserved, and nothing that is left of it says when."""
 
@@ -269,6 +296,11 @@ class ObservedKubeSpawner(KubeSpawner):
 def lease_of(pod: Mapping[str, Any] | None) -> str | None:
     """The lease that a pod runs under; None for no pod, and for one that is not ours."""
     return (pod["metadata"].get("annotations") or {}).get(LEASE) if pod else None
+
+
+def _is_away(error: ApiException) -> bool:
+    """Whether the API server, or the etcd behind it, may well answer a little later."""
+    return bool(error.status >= INTERNAL_SERVER_ERROR or error.status == TOO_MANY_REQUESTS)
 
 
 def _exit_status(pod: Mapping[str, Any]) -> int:

@@ -50,6 +50,8 @@ SIZES = [
     {"name": "gpu", "title": "GPU", "cores": 1, "memory_gib": 1, "gpus": 1, "gpu_type": GPU_TYPE},
 ]
 NO_SUCH_IMAGE = "meridian.test/no-such-image:1"
+# Between two watches: an API server that is away is asked now and then.
+PAUSE_SECONDS = 0.1
 FOREVER = ["python3", "-c", "import time; time.sleep(10_000)"]
 
 
@@ -91,6 +93,7 @@ class Witness:
         self.started: dict[str, datetime] = {}
         self.finished: dict[str, datetime] = {}
         self.evicted: dict[str, datetime] = {}
+        self._ended: set[tuple[str, int]] = set()
 
     @contextmanager
     def looking(self) -> Iterator[Witness]:
@@ -113,6 +116,7 @@ class Witness:
             with suppress(HTTPError, client.ApiException):
                 for event in self._watch.stream(self._core.list_namespaced_pod, self._namespace, timeout_seconds=60):
                     self._note(event["object"])
+            self._stopped.wait(PAUSE_SECONDS)
 
     def _note(self, pod: Any) -> None:
         lease = (pod.metadata.annotations or {}).get(LEASE, pod.metadata.name)
@@ -125,7 +129,12 @@ class Witness:
                 if state is not None:
                     self.started.setdefault(lease, state.started_at)
                 if state is not None and getattr(state, "finished_at", None):
-                    self.finished[lease] = state.finished_at
+                    # A container ends once: one that has ended and is not started again may be shown with a later
+                    # time, of a containerd that was killed meanwhile.
+                    life = (lease, status.restart_count - (state is status.last_state.terminated))
+                    if life not in self._ended:
+                        self._ended.add(life)
+                        self.finished[lease] = state.finished_at
         # Not every kubelet shows how a deleted container ended; then this is the end that the API server shows.
         for condition in pod.status.conditions or []:
             if (condition.type, condition.status) == ("Ready", "False") and lease in self.started:

@@ -240,6 +240,23 @@ def test_an_api_server_that_does_not_answer_ends_nothing(bench, monkeypatch):
     bench.assert_charged_as_shown()
 
 
+def test_a_stop_waits_for_an_api_server_that_is_away_for_a_while(bench, monkeypatch):
+    async def scenario():
+        async with bench.hub() as make:
+            spawner = make()
+            await spawner.start()
+            with monkeypatch.context() as gone:
+                gone.setattr(spawner, "api", NoAnswer())
+                stop = asyncio.ensure_future(bench.user.stop())
+                await asyncio.sleep(2)
+                assert not stop.done()
+            await stop
+            await bench.until_gone(spawner)
+
+    asyncio.run(scenario())
+    bench.assert_charged_as_shown()
+
+
 def test_named_servers_have_pods_and_leases_of_their_own_and_one_home(bench):
     async def scenario():
         async with bench.hub() as make:
