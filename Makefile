@@ -54,6 +54,7 @@ test: $(VENV)/installed-dev node_modules/installed lint   ## everything but the 
 	$(BIN)/pytest -m "(slow or e2e) and not cluster"
 
 test-cluster: $(VENV)/installed-dev node_modules/installed   ## servers as pods on a real Kubernetes, built here unless KUBECONFIG names one
+	scripts/install-test-tools chromium
 	test -n "$${KUBECONFIG:-}" || tests/cluster/scripts/build >/dev/null
 	$(BIN)/pytest -m "cluster and not upstream"
 	@if $(UPSTREAM) >/dev/null; then $(BIN)/pytest -m upstream; else echo 'left out: make test-kubespawner, see above' >&2; fi

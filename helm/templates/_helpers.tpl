@@ -252,3 +252,10 @@ http://{{ include "meridian.fullname" . }}-proxy-public:{{ .Values.proxy.service
 {{ .Values.proxy.external.url }}
 {{- end }}
 {{- end }}
+
+{{/* The source of a volume. Helm keeps a default's emptyDir beside what somebody gives in its place. */}}
+{{- define "meridian.source" -}}
+{{- $source := . }}
+{{- if gt (len $source) 1 }}{{ $source = omit $source "emptyDir" }}{{ end }}
+{{- toJson $source }}
+{{- end }}

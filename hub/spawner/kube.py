@@ -29,7 +29,7 @@ from hub.spawner.pages import refusal
 from hub.spawner.pods import NO_ANSWER, LeasePodReflector, ObservedKubeSpawner, lease_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from jupyterhub.spawner import SpawnException
     from kubernetes_asyncio.client.models import V1PersistentVolumeClaim, V1Pod
@@ -56,6 +56,7 @@ WHAT_GOES_ON = {
     "Killing": "The server is stopped",
     "Evicted": "The machine has put the server out",
 }
+NO_HOME_YET = "Waiting for the home to be made; nothing is charged meanwhile"
 # Set while KubeSpawner clears an older pod of the same name out of the way, in its own task only: that stop is not
 # the stop of the server that is being started.
 _making_room: ContextVar[bool] = ContextVar("making_room", default=False)
@@ -275,7 +276,7 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
                     said.add(sentence)
                     yield {"progress": 35, "message": sentence}
             raw = event.get("raw_event")
-            words = WHAT_GOES_ON.get(raw["reason"]) if raw else None
+            words = what_goes_on(raw) if raw else None
             yield event | {"message": f"{words} ({raw['message']})"} if raw and words else event
 
     def get_env(self) -> dict[str, Any]:
@@ -348,6 +349,13 @@ async def _render_forms(spawner: KubeAllocationSpawner) -> str:
     form = await render_options_form(spawner)
     profiles = await spawner._profiles()  # noqa: SLF001 - JupyterHub takes a function of the spawner, not a method
     return form + spawner._render_options_form(profiles) if profiles else form  # noqa: SLF001 - KubeSpawner's own
+
+
+def what_goes_on(event: Mapping[str, Any]) -> str | None:
+    """An event of the cluster (as JSON) in words for people; None where it is not one that tells them anything."""
+    if event["reason"] == "FailedScheduling" and "PersistentVolumeClaim" in event["message"]:
+        return NO_HOME_YET
+    return WHAT_GOES_ON.get(event["reason"])
 
 
 def _quota_reached() -> SpawnException:
