@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PEOPLE, PEOPLE_QUICK = 1_000, 100
 # As many starts at once as Zero to JupyterHub lets a hub have.
 AT_ONCE = 64
+LOOK, LOOK_EVERY_SECONDS = "bench_reconcile_look_seconds", 2.0
 WAVE_SECONDS, SETTLED_SECONDS = 1_800, 120.0
 WATCHED_SECONDS, WATCHED_SECONDS_QUICK = 60.0, 10.0
 COMPARES = (
@@ -49,6 +50,7 @@ class Wave:
     service_mib: tuple[float, float] = (0.0, 0.0)
     service_processor: float = 0.0
     admissions: float = 0.0
+    reconcile_look: float = 0.0
 
 
 def steps(*, quick: bool) -> int:  # noqa: ARG001  as many, only smaller
@@ -97,6 +99,7 @@ def _section(count: int, ours: Wave, theirs: Wave) -> Section:
         Share(what, unit, [value])
         for what, unit, value in (
             ("admissions", "per second", ours.admissions),
+            ("reconcile look, mean", "ms", ours.reconcile_look * 1000),
             ("service's processor for a start", "ms", _each(ours.service_processor, count)),
             ("service's memory, no server", "MiB", ours.service_mib[0]),
             ("service's memory, all run", "MiB", ours.service_mib[1]),
@@ -112,7 +115,7 @@ def _each(seconds: float, count: int) -> float:
 def _wave(site: Site, nodes: FakeNodes, people: list[str], ledger: Ledger | None, step: Step, *, quick: bool) -> Wave:
     whose = "of the plain hub" if ledger is None else "of ours"
     step(f"people {whose}")
-    placing = Placing(nodes.node_selector, nodes.tolerations, nodes.port, WAVE_SECONDS)
+    placing = Placing(nodes.node_selector, nodes.tolerations, nodes.port, WAVE_SECONDS, LOOK_EVERY_SECONDS)
     with kube_hub(site, people, ledger, placing) as hub:
         pids = [hub.pid, *([hub.service_pid] if hub.service_pid else [])]
         empty, before = [memory_mib(pid, "VmRSS") for pid in pids], [_processor(pid) for pid in pids]
@@ -121,10 +124,11 @@ def _wave(site: Site, nodes: FakeNodes, people: list[str], ledger: Ledger | None
         after, full = [_processor(pid) for pid in pids], [memory_mib(pid, "VmRSS") for pid in pids]
         admissions = 0.0 if ledger is None else _admissions(ledger)
         step(f"servers {whose} run")
-        idle = _processor(hub.pid)
+        idle, looks = _processor(hub.pid), _looks(hub)
         watched = WATCHED_SECONDS_QUICK if quick else WATCHED_SECONDS
         time.sleep(watched)
         idle = (_processor(hub.pid) - idle) / watched
+        count, seconds = (later - earlier for later, earlier in zip(_looks(hub), looks, strict=True))
         step(f"servers {whose} stop")
         stopped = _all("DELETE", hub, people)
         if ledger is not None:
@@ -133,7 +137,13 @@ def _wave(site: Site, nodes: FakeNodes, people: list[str], ledger: Ledger | None
         wave = Wave(started, stopped, empty[0], full[0], spent[0], idle)
         if ledger is None:
             return wave
-        return replace(wave, service_mib=(empty[1], full[1]), service_processor=spent[1], admissions=admissions)
+        return replace(
+            wave,
+            service_mib=(empty[1], full[1]),
+            service_processor=spent[1],
+            admissions=admissions,
+            reconcile_look=seconds / count,
+        )
 
 
 def _all(method: str, hub: KubeHub, people: list[str]) -> Timing:
@@ -163,6 +173,14 @@ async def _ask(method: str, hub: KubeHub, people: list[str]) -> Timing:
         begin = time.perf_counter()
         each = await asyncio.gather(*map(ask, people))
         return Timing(time.perf_counter() - begin, list(each))
+
+
+def _looks(hub: KubeHub) -> tuple[float, float]:
+    """How often the hub has compared its pods with the leases, and the seconds of all; both 0 for the plain one."""
+    with hub.http() as http:
+        answer = http.get(f"{hub.url}/hub/metrics").raise_for_status().text
+    found = dict(line.split(" ", 1) for line in answer.splitlines() if line.startswith(LOOK))
+    return float(found.get(f"{LOOK}_count", 0)), float(found.get(f"{LOOK}_sum", 0))
 
 
 def _processor(pid: int) -> float:

@@ -70,6 +70,7 @@ class Placing:
     tolerations: list[dict[str, Any]] = field(default_factory=list)
     port: int = SERVER_PORT
     start_seconds: int = 120
+    reconcile_seconds: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +194,7 @@ def kube_hub(site: Site, people: list[str], ledger: Ledger | None, placing: Plac
             "node_selector": placing.node_selector,
             "tolerations": placing.tolerations,
             "start_seconds": placing.start_seconds,
+            "reconcile_seconds": placing.reconcile_seconds,
             "tokens": token,
         }
         proxy = [str(PROXY), f"--ip={LOOPBACK}", f"--port={port['public']}", f"--default-target={hub_url}"]

@@ -2,11 +2,14 @@
 
 import json
 import os
+from time import perf_counter
 
 from kubespawner import KubeSpawner
+from prometheus_client import Summary
 
 from hub.spawner.kube import KubeAllocationSpawner
 from hub.spawner.mixin import replay_pending_settles
+from hub.spawner.reconcile import Reconciler, begin_reconciling
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821 - traitlets puts it into this file's namespace
 
@@ -34,7 +37,7 @@ c.KubeSpawner.node_selector = terms["node_selector"]
 c.KubeSpawner.tolerations = terms["tolerations"]
 c.Spawner.start_timeout = c.Spawner.http_timeout = terms["start_seconds"]
 
-services = {"bench": ["admin:users", "admin:servers"], "allocations": [], "spawner": []}
+services = {"bench": ["admin:users", "admin:servers", "read:metrics"], "allocations": [], "spawner": []}
 c.JupyterHub.services = [{"name": name, "api_token": terms["tokens"][name]} for name in services]
 c.JupyterHub.load_roles = [
     {"name": f"of-{name}", "scopes": scopes, "services": [name]} for name, scopes in services.items() if scopes
@@ -47,6 +50,17 @@ if terms["ours"]:
     c.JupyterHub.load_roles.append(
         {"name": "lease-holder", "scopes": ["custom:allocations:lease"], "services": ["spawner"]}
     )
+    c.KubeAllocationSpawner.reconcile_seconds = terms["reconcile_seconds"]
+    looks = Summary("bench_reconcile_look_seconds", "How long a comparison of pods with leases took")
+    look = Reconciler.look
+
+    async def timed_look(reconciler: Reconciler, now_seconds: float) -> None:
+        begin = perf_counter()
+        await look(reconciler, now_seconds)
+        looks.observe(perf_counter() - begin)
+
+    Reconciler.look = timed_look  # type: ignore[assignment,method-assign]
+    begin_reconciling()
     replay_pending_settles(c.AllocationSpawnerMixin.allocations_url, c.AllocationSpawnerMixin.pending_settles_dir)
 else:
     c.JupyterHub.spawner_class = KubeSpawner
