@@ -135,7 +135,7 @@ def test_a_lease_whose_pod_was_deleted_while_no_hub_was_there_is_settled_by_the_
 def test_a_start_that_nobody_reported_is_found_in_the_events_of_a_pod_that_is_gone(bench):
     async def first_hub():
         async with bench.hub() as make:
-            starting = asyncio.create_task(make(start_timeout=PATIENCE_SECONDS).start())
+            starting = asyncio.ensure_future(make(start_timeout=PATIENCE_SECONDS).start())
             await exponential_backoff(lambda: bench.witness.pods, "no pod appears", timeout=60)
             starting.cancel()
             await asyncio.wait([starting])
@@ -160,7 +160,7 @@ def test_a_start_that_nobody_reported_is_found_in_the_events_of_a_pod_that_is_go
 def test_a_pod_that_has_not_run_and_is_lost_costs_nothing(bench):
     async def first_hub():
         async with bench.hub() as make:
-            starting = asyncio.create_task(make(image="none").start())
+            starting = asyncio.ensure_future(make(image="none").start())
             await exponential_backoff(lambda: bench.witness.pods, "no pod appears", timeout=60)
             starting.cancel()
             await asyncio.wait([starting])
@@ -187,7 +187,7 @@ def test_a_pod_that_has_not_run_and_is_lost_costs_nothing(bench):
 def test_nothing_is_done_during_a_start(bench):
     async def hub():
         async with bench.hub() as make, bench.reconciler() as reconciler:
-            starting = asyncio.create_task(make(start_timeout=PATIENCE_SECONDS).start())
+            starting = asyncio.ensure_future(make(start_timeout=PATIENCE_SECONDS).start())
             while not starting.done():
                 await reconciler.look(time.monotonic())
                 await asyncio.sleep(0.6)

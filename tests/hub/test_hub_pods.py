@@ -88,6 +88,8 @@ def pods(monkeypatch):
     async def look(self):
         return await maybe_future(self.is_pod_running(self.watched_pod))
 
+    # There is no cluster to be configured for.
+    monkeypatch.setattr("kubespawner.spawner.load_config", lambda **_: None)
     monkeypatch.setattr(KubeSpawner, "_start", look)
     monkeypatch.setattr(ObservedKubeSpawner, "watched_pod", property(lambda self: seen.get("ns/p")))
     return seen
