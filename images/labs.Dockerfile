@@ -46,6 +46,7 @@ RUN sh /run/project-install /opt/lab /run/meridian /run/example-notebooks
 FROM lab-software AS lab
 COPY images/healthy /usr/local/bin/healthy
 COPY example-notebooks/*.ipynb /usr/share/meridian/example-notebooks/
+COPY hub/spawner/lab_config/ /opt/lab/etc/jupyter/
 COPY --from=lab-project /opt/project /opt/lab
 COPY --from=lab-project /run/sbom.cdx.json /usr/share/meridian/
 USER 1000:100
@@ -79,6 +80,7 @@ RUN sh /run/project-install /opt/lab /run/meridian /run/example-notebooks
 FROM pipeline-software AS pipeline
 COPY images/healthy /usr/local/bin/healthy
 COPY example-notebooks/*.ipynb /usr/share/meridian/example-notebooks/
+COPY hub/spawner/lab_config/ /opt/lab/etc/jupyter/
 COPY --from=pipeline-project /opt/project /opt/lab
 COPY --from=pipeline-project /run/sbom.cdx.json /usr/share/meridian/
 # Else jdaviz complains that it cannot write into the image.

@@ -24,11 +24,11 @@ from hub.spawner.manifests import (
     PERSON,
     Mount,
     PodTerms,
-    _plain,
     annotations_of,
     bind_pod,
     label_value,
     labels_of,
+    plain,
     pod_end,
     pod_start,
 )
@@ -140,7 +140,7 @@ def make_job(run: Run, lease: Lease, terms: JobSettings, executor: str, runner: 
             priority_class=terms.tier_priority_classes.get(lease.tier, ""),
         ),
     )
-    template = _plain(bound)
+    template = plain(bound)
     template["metadata"]["labels"] |= labels
     return {
         "apiVersion": "batch/v1",

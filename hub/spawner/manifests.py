@@ -224,7 +224,7 @@ def _take_unpaid(container: V1Container, unpriced: frozenset[str]) -> tuple[str,
 
 def _resources(container: V1Container) -> tuple[dict[str, Any], dict[str, Any]]:
     """The limits and requests of a container; configuration may have given them as JSON."""
-    resources = _plain(container.resources) or {}
+    resources = plain(container.resources) or {}
     return resources.get("limits") or {}, resources.get("requests") or {}
 
 
@@ -247,7 +247,7 @@ def _mount(pod: V1Pod, mounts: Iterable[Mount]) -> None:
     notebook = notebook_of(pod)
     volumes, mounted = list(pod.spec.volumes or []), list(notebook.volume_mounts or [])
     for mount in mounts:
-        claims = {(_plain(volume).get("persistentVolumeClaim") or {}).get("claimName") for volume in volumes} - {None}
+        claims = {(plain(volume).get("persistentVolumeClaim") or {}).get("claimName") for volume in volumes} - {None}
         if mount.path in {one.mount_path for one in mounted} or mount.claim in claims:
             continue
         volumes.append(get_k8s_model(V1Volume, {"name": mount.name, **mount.source}))
@@ -260,7 +260,7 @@ def _restrict(pod: V1Pod) -> None:
     if pod.spec.automount_service_account_token is None:
         pod.spec.automount_service_account_token = False
     notebook = notebook_of(pod)
-    context, of_pod = _plain(notebook.security_context) or {}, _plain(pod.spec.security_context) or {}
+    context, of_pod = plain(notebook.security_context) or {}, plain(pod.spec.security_context) or {}
     for name, number in (("runAsUser", USER), ("runAsGroup", GROUP)):
         if name not in of_pod:
             context.setdefault(name, number)
@@ -338,13 +338,13 @@ def _time(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """A model of the Kubernetes client, or JSON that may hold such, as JSON."""
     if hasattr(value, "attribute_map"):
         value = {name: getattr(value, attribute) for attribute, name in value.attribute_map.items()}
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items() if item is not None}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+        return {name: plain(item) for name, item in value.items() if item is not None}
+    return [plain(item) for item in value] if isinstance(value, list) else value
 
 
 def _amount(quantity: object) -> Decimal:

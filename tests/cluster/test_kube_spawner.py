@@ -15,7 +15,7 @@ from kubernetes.client import ApiException
 from kubespawner.objects import make_pod
 
 from hub.spawner.kube import KubeAllocationSpawner
-from hub.spawner.manifests import ALLOCATION, LEASE, PERSON, Mount, PodTerms, _plain, bind_pod
+from hub.spawner.manifests import ALLOCATION, LEASE, PERSON, Mount, PodTerms, bind_pod, plain
 from tests.cluster.conftest import GPU_TYPE
 from tests.cluster.ghost import ghost_node
 from tests.cluster.kube_bench import kube_bench
@@ -416,7 +416,7 @@ def test_the_api_server_accepts_the_pod_of_any_lease(cluster, lease):
     pod = make_pod(name="jupyter-ada", cmd=["sh"], port=8888, image="lab:1", env={"A": "b"}, uid=1000, fs_gid=100)
     made, _ = bind_pod(pod, PodTerms(lease, mounts=mounts))
     try:
-        cluster.core.create_namespaced_pod(cluster.namespace, _plain(made), dry_run="All")
+        cluster.core.create_namespaced_pod(cluster.namespace, plain(made), dry_run="All")
     except ApiException as refused:
         pytest.fail(str(refused.body))
 

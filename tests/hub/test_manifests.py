@@ -17,13 +17,13 @@ from hub.spawner.manifests import (
     Mount,
     PodEnd,
     PodTerms,
-    _plain,
     bind_claim,
     bind_pod,
     cpu_quantity,
     deadline_seconds,
     label_value,
     memory_quantity,
+    plain,
     pod_end,
     pod_start,
     quantities_of,
@@ -39,7 +39,7 @@ def a_pod(**changes: Any) -> Any:
 
 def bound(pod: Any, terms: PodTerms) -> Any:
     """A bound pod as JSON, as the API server gets it."""
-    return _plain(bind_pod(pod, terms)[0])
+    return plain(bind_pod(pod, terms)[0])
 
 
 def notebook(pod: Any) -> Any:
@@ -77,7 +77,7 @@ def test_binding_again_changes_nothing(lease):
     terms = PodTerms(lease, mounts=(Mount("scratch", {"emptyDir": {}}, "/scratch"),), priority_class="research")
     once, _ = bind_pod(a_pod(), terms)
     twice, beyond = bind_pod(once, terms)
-    assert (_plain(once), beyond) == (_plain(twice), ())
+    assert (plain(once), beyond) == (plain(twice), ())
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_what_goes_beyond_the_lease_is_taken_and_named():
         ],
     )
     given_pod, beyond = bind_pod(pod, PodTerms(lease(), unpriced_resources=frozenset({"squat.ai/fuse"})))
-    made = _plain(given_pod)
+    made = plain(given_pod)
     assert notebook(made)["resources"]["limits"] == {"cpu": "2", "memory": "8Gi", "squat.ai/fuse": "1"}
     assert made["spec"]["containers"][1]["resources"]["limits"] == {"cpu": "1"}
     assert beyond == (

@@ -57,6 +57,15 @@ def test_the_commands_are_there(build: Callable[[str], Built]) -> None:
     build("lab").run("python", "-c", "import astropy, gwcs, hub.batch.client, photutils, roman_synthetic")
 
 
+def test_nobody_is_asked_about_news(build: Callable[[str], Built]) -> None:
+    shown = """
+from jupyter_core.paths import jupyter_config_path
+from jupyterlab_server.config import get_page_config
+print(get_page_config([f"{folder}/labconfig" for folder in jupyter_config_path()])["disabledExtensions"])
+"""
+    assert "@jupyterlab/apputils-extension:announcements" in build("lab").run("python", "-c", shown)
+
+
 def test_a_hub_that_exists_finds_what_it_expects(build: Callable[[str], Built]) -> None:
     modules = "hub.spawner.kube, jupyterhub_idle_culler, kubespawner, oauthenticator, psycopg2"
     build("hub").run("python3", "-c", f"import {modules}")
