@@ -59,6 +59,12 @@ mode = required("MERIDIAN_MODE")
 if mode not in MODES:
     raise refuse(f"MERIDIAN_MODE must be {' or '.join(MODES)}, not {mode!r}.")
 installation = MODES[mode](c)
+# What has a role by name is nobody's for the asking.
+c.OpenIDConnectAuthenticator.reserved_names = {
+    *c.OpenIDConnectAuthenticator.get("reserved_names", ()),
+    *installation.reviewers.get("users", ()),
+    *installation.administrators.get("users", ()),
+}
 
 c.JupyterHub.allow_named_servers = True
 c.AllocationSpawnerMixin.allocations_url = installation.allocations_url
@@ -117,6 +123,8 @@ c.JupyterHub.tornado_settings = {
         "Referrer-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
     },
+    # Other sites' forms and pictures come without our cookies; links do, and the way back from a sign-in.
+    "cookie_options": {"samesite": "Lax"},
 }
 
 # Last, when all is known to be right: the ends of leases that an earlier hub could not report.

@@ -141,10 +141,10 @@ class RunningHub:
 
 
 @contextmanager
-def running_hub(directory: Path):
+def running_hub(directory: Path, **changes: str):
     service = FakeAllocations()
     with service.serving() as service_port:
-        environment = hub_environment(directory, MERIDIAN_ALLOCATIONS_PORT=str(service_port))
+        environment = hub_environment(directory, MERIDIAN_ALLOCATIONS_PORT=str(service_port), **changes)
         ports = [httpx.URL(environment[name]).port for name in ("MERIDIAN_BIND_URL", "MERIDIAN_PROXY_API_URL")]
         arguments = ["--ip=127.0.0.1", f"--port={ports[0]}", "--api-ip=127.0.0.1", f"--api-port={ports[1]}"]
         target = f"--default-target=http://127.0.0.1:{environment['MERIDIAN_HUB_PORT']}"
