@@ -42,6 +42,7 @@ CUSTOM_SCOPES = {
     "custom:allocations:review": "Read requests and proposals, score them and decide on them",
     "custom:allocations:admin": "Grant, adjust, suspend and exempt; read reports and the audit log",
     "custom:allocations:lease": "Acquire, start and settle leases on behalf of people",
+    "custom:allocations:people": "Tell who people are when they sign in",
     "custom:batch:run": "Submit notebooks to run in batch, list, read and cancel them",
 }
 FOR_EVERYBODY = ["custom:allocations:read", "custom:allocations:request", "custom:batch:run"]
@@ -59,6 +60,7 @@ mode = required("MERIDIAN_MODE")
 if mode not in MODES:
     raise refuse(f"MERIDIAN_MODE must be {' or '.join(MODES)}, not {mode!r}.")
 installation = MODES[mode](c)
+c.OpenIDConnectAuthenticator.allocations_url = installation.allocations_url
 # What has a role by name is nobody's for the asking.
 c.OpenIDConnectAuthenticator.reserved_names = {
     *c.OpenIDConnectAuthenticator.get("reserved_names", ()),
@@ -98,6 +100,8 @@ c.JupyterHub.load_roles = [
     role("allocations-admin", FOR_ADMINISTRATORS, **installation.administrators),
     {"name": "admin", **installation.administrators},
     role("lease-holder", ["custom:allocations:lease"], services=["spawner", "batch"]),
+    # The hub itself: its token for the service is the spawner's.
+    role("registrar", ["custom:allocations:people"], services=["spawner"]),
     role(
         "worker",
         ["list:users", "read:users:name", "read:users:activity", "read:servers", "delete:servers"],

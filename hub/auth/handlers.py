@@ -151,6 +151,13 @@ class CallbackHandler(OAuthCallbackHandler):
             self.log.warning("An answer to a sign-in came from %r", (issuer or "")[:200])
             raise refused(403, STALE)
 
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        """Log a refusal without the address that was asked for, which holds the code and the state."""
+        if isinstance(value, HTTPError):
+            self.log.warning("%d %s: %s", value.status_code, self.request.path, value.log_message)
+        else:
+            super().log_exception(typ, value, tb)
+
     def append_query_parameters(self, url: str, exclude: Any = None) -> str:  # noqa: ARG002  # JupyterHub's signature
         """Nothing of the provider's answer goes on to the next page."""
         return url

@@ -25,6 +25,7 @@ from hub.auth.names import candidates
 from hub.auth.provider import Provider, ProviderUnavailableError, TokenRefusedError, is_private_enough
 from hub.auth.sessions import SignInEndedError, SignInUnconfirmedError, end_sessions
 from hub.auth.watch import AccountWatch
+from hub.client import AllocationDenied, AllocationsClient, AllocationsUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
 AGAIN = "Sign in again; if that does not help, tell the platform's operators."
 UNVERIFIED = f"The sign-in could not be verified, so you are not signed in. {AGAIN}"
 NO_NAME = "There is no user name for your account. Tell the platform's operators."
+LATER = "The platform is not ready to welcome you at the moment. Try again in a few minutes."
 OK = 200
+CONFLICT = 409
 # What a token endpoint says when the account, or what it had agreed to, is no more (RFC 6749, section 5.2).
 NO_MORE = frozenset({"invalid_grant", "access_denied", "account_disabled"})
 REFUSALS = frozenset({401, 403})
@@ -111,6 +114,14 @@ class OpenIDConnectAuthenticator(GenericOAuthenticator):
     blocked_subjects = Set(Unicode(), config=True, help="Subjects of the provider who may not.")
     allowed_emails = Set(Unicode(), config=True, help="Verified addresses whose owners may sign in.")
     blocked_emails = Set(Unicode(), config=True, help="Addresses whose owners may not sign in.")
+    allocations_url = Unicode(
+        config=True,
+        help="""Base URL of the allocations service, which keeps who people are beside what they have.
+
+        The token is MERIDIAN_TOKEN_SPAWNER of the environment; its service needs the scope
+        `custom:allocations:people`. Empty: names are kept by the hub alone, and nobody's address is known.
+        """,
+    )
     unconfirmed_seconds = Integer(
         86_400,
         config=True,
@@ -128,6 +139,8 @@ class OpenIDConnectAuthenticator(GenericOAuthenticator):
         super().__init__(**kwargs)
         self._provider: Provider | None = None
         self._refreshing: dict[str, asyncio.Task[dict[str, Any]]] = {}
+        self._telling: set[asyncio.Task[None]] = set()
+        self._allocations: AllocationsClient | None = None
         self._hub: Any = None
 
     # ------------------------------------------------------------- settings
@@ -212,6 +225,9 @@ class OpenIDConnectAuthenticator(GenericOAuthenticator):
 
     async def authenticate(self, handler: Any, data: Any = None, **_kwargs: Any) -> dict[str, Any]:
         """The person whom the code stands for that came back from the provider; HTTPError with a sentence otherwise."""
+        if not isinstance(handler, CallbackHandler):
+            # The hub's form for user names and passwords, which is not shown here and signs nobody in.
+            raise refused(403, UNVERIFIED)
         params = self.build_access_tokens_request_params(handler, data)
         params.pop("data", None)
         try:
@@ -231,13 +247,68 @@ class OpenIDConnectAuthenticator(GenericOAuthenticator):
     async def run_post_auth_hook(self, handler: Any, auth_model: dict[str, Any]) -> dict[str, Any]:
         """Give the name for good, now that the person is let in: who is not takes no name from anybody."""
         state = auth_model["auth_state"]
-        try:
-            self.identities.give(Identity(state["issuer"], state["subject"]), auth_model["name"], state["confirmed_at"])
-        except NameTakenError as error:
-            self.log.error("No name for %r of %s: %s", state["subject"], state["issuer"], error)  # noqa: TRY400
-            raise refused(403, NO_NAME) from error
+        identity = Identity(state["issuer"], state["subject"])
+        if self.identities.name_of(identity) is None:
+            try:
+                auth_model["name"] = await self._settle_name(identity, auth_model)
+                self.identities.give(identity, auth_model["name"], state["confirmed_at"])
+            except NameTakenError as error:
+                self.log.error("No name for %r of %s: %s", identity.subject, identity.issuer, error)  # noqa: TRY400
+                raise refused(403, NO_NAME) from error
+        else:
+            self._tell_later(auth_model)
         model: dict[str, Any] = await super().run_post_auth_hook(handler, auth_model)
         return model
+
+    async def _settle_name(self, identity: Identity, auth_model: dict[str, Any]) -> str:
+        """Agree on a new person's name with the allocations service, whose ledger outlives the hub's database.
+
+        What it holds under a name that the hub has forgotten goes to nobody else. NameTakenError when no name is left.
+        """
+        if not self.allocations_url:
+            return str(auth_model["name"])
+        given = self.names.get(identity.subject)
+        others = () if given else candidates(auth_model["name"], identity.issuer, identity.subject)
+        for name in (auth_model["name"], *others):
+            if name != auth_model["name"] and not self.identities.is_free(name):
+                continue
+            try:
+                settled = await self._tell(name, auth_model, adopt=given is not None)
+            except AllocationDenied as error:
+                if error.status != CONFLICT:
+                    raise refused(503, LATER) from error
+            except AllocationsUnavailableError as error:
+                self.log.error("Nobody new can sign in: %s", error)  # noqa: TRY400  # the sentence is all
+                raise refused(503, LATER) from error
+            else:
+                return settled
+        msg = f"Every user name like {auth_model['name']} is taken."
+        raise NameTakenError(msg)
+
+    async def _tell(self, name: str, auth_model: dict[str, Any], *, adopt: bool) -> str:
+        if self._allocations is None:
+            self._allocations = AllocationsClient.from_environment(self.allocations_url)
+        state = auth_model["auth_state"]
+        who = {"issuer": state["issuer"], "subject": state["subject"], "adopt": adopt}
+        return await self._allocations.register_person(name, who | state["person"])
+
+    def _tell_later(self, auth_model: dict[str, Any]) -> None:
+        """Tell the service what it should know by now of a person whom it knows; the sign-in does not wait for it."""
+
+        async def tell() -> None:
+            try:
+                # The hub has given the name: what the service has under it is this person's.
+                name = await self._tell(auth_model["name"], auth_model, adopt=True)
+            except (AllocationDenied, AllocationsUnavailableError) as error:
+                self.log.error("What the service knows of %s is old: %s", auth_model["name"], error)  # noqa: TRY400
+            else:
+                if name != auth_model["name"]:
+                    self.log.error("%s has the name %s at the service", auth_model["name"], name)
+
+        if self.allocations_url:
+            task = asyncio.ensure_future(tell())
+            self._telling.add(task)
+            task.add_done_callback(self._telling.discard)
 
     async def _all_claims(self, token_claims: dict[str, Any], tokens: dict[str, Any]) -> dict[str, Any]:
         """Those of the ID token, with what the provider tells beside it about the same person."""
@@ -403,6 +474,8 @@ class OpenIDConnectAuthenticator(GenericOAuthenticator):
         if state.get("signed_out"):
             model["auth_state"]["signed_out"] = True
         await user.save_auth_state(model["auth_state"])
+        if model["auth_state"]["person"] != state.get("person"):
+            self._tell_later(model)
         return model
 
     async def _model_again(self, state: dict[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,10 @@ class AccountWatch:
         while True:
             await asyncio.sleep(period)
             # Those who would be due before the look after this one.
-            await self.look(older_than_seconds=refresh_seconds - 2 * period)
+            try:
+                await self.look(older_than_seconds=refresh_seconds - 2 * period)
+            except Exception:  # whatever it is, the next look comes
+                self._hub.log.exception("Nobody's account could be looked at")
 
     async def look(self, older_than_seconds: float) -> None:
         """Confirm everybody with a server whose last confirmation is older."""

@@ -10,11 +10,14 @@ import httpx
 import pytest
 
 from tests.auth.faulty_provider import CLIENT_ID, CLIENT_SECRET, FaultyProvider
+from tests.e2e import conftest as end_to_end
 from tests.hub.test_hub_running import RunningHub, running_hub
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+# A real browser, for those who sign in by one.
+browser = end_to_end.browser
 REFRESH_SECONDS = 4
 SETTINGS: dict[str, Any] = {
     "JupyterHub": {"log_level": "DEBUG"},
@@ -44,9 +47,9 @@ class Site:
 
     def browser(self) -> httpx.Client:
         """A browser that goes where it is told, one step at a time."""
-        browser = httpx.Client(base_url=self.hub.url, timeout=30)
-        self.browsers.append(browser)
-        return browser
+        made = httpx.Client(base_url=self.hub.url, timeout=30)
+        self.browsers.append(made)
+        return made
 
     def begin(self, browser: httpx.Client, **query: str) -> str:
         """Set out for the provider; return the address there."""

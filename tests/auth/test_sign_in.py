@@ -223,6 +223,21 @@ def test_a_way_back_serves_once(site: Site) -> None:
     assert site.name(browser) is None
 
 
+def test_codes_tokens_and_secrets_stay_out_of_the_log(site: Site) -> None:
+    site.provider.person = ADA
+    site.provider.statuses["/userinfo"] = 500
+    browser = site.browser()
+    back = site.come_back(browser, site.begin(browser))
+    code = parse_qs(urlsplit(back).query)["code"][0]
+    assert browser.get(back).status_code == 503
+    site.provider.statuses.clear()
+    assert site.sign_in(ADA).status_code == 302
+    log = site.hub.log.read_text()
+    assert "oauth_callback" in log
+    for secret in (code, CLIENT_SECRET, *site.provider.accesses, *site.provider.refreshes):
+        assert secret not in log
+
+
 def test_a_code_of_another_sign_in_is_refused_for_its_challenge(site: Site) -> None:
     site.provider.person = person("subject-of-eve", preferred_username="eve")
     attacker, victim = site.browser(), site.browser()
@@ -271,6 +286,17 @@ def test_an_answer_that_nobody_asked_for_says_nothing_of_the_attackers(site: Sit
     answer = site.browser().get("/hub/oauth_callback", params={"error": "x", "error_description": "Call 555-0100"})
     assert stale(answer)
     assert "555" not in answer.text
+
+
+@pytest.mark.parametrize("forged", [True, False])
+def test_the_form_for_passwords_signs_nobody_in(site: Site, forged: bool) -> None:
+    browser = site.browser()
+    site.begin(browser)
+    browser.get("/hub/login")
+    xsrf = "forged" if forged else browser.cookies.get("_xsrf", path="/hub/")
+    form = {"username": "chief", "password": "x", "code": "c", "_xsrf": xsrf}
+    assert browser.post("/hub/login", data=form).status_code == 403
+    assert site.name(browser) is None
 
 
 ELSEWHERE = [

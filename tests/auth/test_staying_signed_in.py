@@ -32,7 +32,7 @@ def until(condition: Callable[[], Any], seconds: float) -> None:
         time.sleep(0.2)
 
 
-def signed_in(site: Site, name: str, **claims: Any) -> httpx.Client:
+def signed_in(site: Site, name: str, /, **claims: Any) -> httpx.Client:
     browser = site.browser()
     answer = site.sign_in(person(f"subject-of-{name}", preferred_username=name, **claims), browser)
     assert answer.status_code == 302, answer.text

@@ -209,7 +209,7 @@ def test_the_start_page_has_the_form_and_a_denial_comes_back_to_it(hub):
 @pytest.mark.parametrize(
     ("token", "expected"),
     [
-        (TOKENS["SPAWNER"], {"custom:allocations:lease"}),
+        (TOKENS["SPAWNER"], {"custom:allocations:lease", "custom:allocations:people"}),
         (TOKENS["BATCH"], {"custom:allocations:lease"}),
         (TOKENS["ALLOCATIONS"], set()),
     ],
