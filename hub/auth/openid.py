@@ -36,8 +36,9 @@ NO_NAME = "There is no user name for your account. Tell the platform's operators
 LATER = "The platform is not ready to welcome you at the moment. Try again in a few minutes."
 OK = 200
 CONFLICT = 409
-# What a token endpoint says when the account, or what it had agreed to, is no more (RFC 6749, section 5.2).
-NO_MORE = frozenset({"invalid_grant", "access_denied", "account_disabled"})
+# What a token endpoint says when the account, or what it had agreed to, is no more (RFC 6749, section 5.2). Some call
+# the request of a locked account invalid, though the same request is right for everybody else.
+NO_MORE = frozenset({"invalid_grant", "invalid_request", "access_denied", "account_disabled"})
 REFUSALS = frozenset({401, 403})
 
 

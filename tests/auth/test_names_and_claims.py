@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from jupyterhub import orm
+from tornado.web import HTTPError
 
 from hub.auth import claims as read
 from hub.auth.identities import Identity, IdentityStore, NameTakenError
@@ -195,3 +196,68 @@ def test_an_address_of_orcid_is_not_kept_without_being_verified() -> None:
 def test_cilogon_vouches_for_addresses_of_universities_only(claims: dict[str, Any], verified: bool) -> None:
     cilogon = make(CILogonAuthenticator, vouching_idps=["http://google.com/accounts/o8/id"])
     assert cilogon.email_is_verified(claims | {"email": "ada@jhu.edu"}) is verified
+
+
+def test_groups_that_are_not_the_providers_stay(store: IdentityStore) -> None:
+    ada = orm.User(name="ada")
+    ada.groups = [orm.Group(name=name) for name in ("by-hand", "of-the-provider", "left-there")]
+    store._db.add(ada)
+    store._db.commit()
+
+    async def state() -> dict[str, Any]:
+        return {"groups": ["of-the-provider", "left-there"]}
+
+    authenticator = make()
+    authenticator._hub = SimpleNamespace(db=store._db, users={ada: SimpleNamespace(get_auth_state=state)})
+    claims = {"sub": "ada", "email": "ada@example.org", "email_verified": True, "groups": ["of-the-provider", "new"]}
+    store.give(Identity(ISSUER, "ada"), "ada", 1)
+    model = asyncio.run(authenticator._model(claims, {"access_token": "a"}))
+    assert model["groups"] == ["by-hand", "new", "of-the-provider"]
+    assert model["auth_state"]["groups"] == ["new", "of-the-provider"]
+
+
+MODEL = {
+    "name": "ada",
+    "admin": False,
+    "groups": ["panel"],
+    "auth_state": {"subject": "7", "scope": [], "person": {"email": "Ada@example.org"}},
+}
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {"allow_all": True},
+        {"allowed_users": {"ada"}},
+        {"allowed_subjects": {"7"}},
+        {"allowed_emails": {"ada@example.ORG"}},
+        {"allowed_groups": {"panel"}},
+    ],
+)
+def test_who_is_on_a_list_is_let_in(lists: dict[str, Any]) -> None:
+    assert asyncio.run(make(**lists).check_allowed("ada", MODEL))
+
+
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {},
+        {"allowed_users": {"bob"}},
+        {"allowed_subjects": {"ada"}},
+        {"allowed_emails": {"example.org", "da@example.org"}},
+        {"allowed_groups": {"others"}},
+    ],
+)
+def test_who_is_on_none_reads_what_to_do(lists: dict[str, Any]) -> None:
+    with pytest.raises(HTTPError) as refused:
+        asyncio.run(make(**lists).check_allowed("ada", MODEL))
+    assert refused.value.status_code == 403
+    assert "Ask its operators to add you" in str(refused.value.log_message)
+
+
+@pytest.mark.parametrize(
+    "lists", [{"blocked_users": {"ada"}}, {"blocked_subjects": {"7"}}, {"blocked_emails": {"ADA@example.org"}}]
+)
+def test_the_block_list_comes_before_all_others(lists: dict[str, Any]) -> None:
+    with pytest.raises(HTTPError, match="may not use this platform"):
+        make(allow_all=True, **lists).check_blocked_users("ada", MODEL)
