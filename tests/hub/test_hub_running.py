@@ -103,7 +103,7 @@ class RunningHub:
             self.hub = subprocess.Popen(
                 command, env=self.environment, stdout=log, stderr=log, cwd=self.log.parent, start_new_session=True
             )
-        self.until(lambda: httpx.get(f"{self.url}/hub/api/").status_code == 200)
+        self.until(lambda: httpx.get(f"{self.url}/hub/api/").status_code == 200, 90)
 
     def stop_hub(self, sig: int = signal.SIGTERM) -> None:
         assert self.hub is not None
