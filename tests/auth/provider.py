@@ -84,7 +84,7 @@ class Provider:
                 yield cls(url, process)
             finally:
                 process.kill()
-                process.wait(10)
+                process.communicate(timeout=10)
 
 
 class _Server(ThreadingMixIn, WSGIServer):
