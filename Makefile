@@ -11,8 +11,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # The fast tests disturb nobody and share the cores; the slow ones measure time, and each has the machine to itself.
 FAST := -n logical --dist worksteal -m "not slow and not e2e and not cluster"
+UPSTREAM := tests/cluster/kubespawner_suite/sources $(BIN)/uv $(BIN)/python
 
-.PHONY: help up test test-cluster test-fast lint bench mutations images lock published clean
+.PHONY: help up test test-cluster test-kubespawner test-fast lint chaos bench mutations images lock published clean
 
 help:            ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,7 +43,7 @@ lint: $(VENV)/installed-dev                    ## check format, style, types and
 	$(BIN)/mypy
 	$(BIN)/mypy --config-file example-notebooks/pyproject.toml example-notebooks/roman_synthetic
 	scripts/install-test-tools shellcheck
-	shellcheck scripts/* .ci/run tests/cluster/scripts/* tests/cluster/stand_ins/*-* images/{build,lock,pip-install,project-install}
+	shellcheck scripts/* .ci/run tests/cluster/scripts/* tests/cluster/stand_ins/*-* tests/cluster/kubespawner_suite/sources images/{build,lock,pip-install,project-install}
 
 test-fast: $(VENV)/installed-dev               ## unit and property tests, in about a minute
 	$(BIN)/pytest -q $(FAST)
@@ -53,8 +54,19 @@ test: $(VENV)/installed-dev node_modules/installed lint   ## everything but the 
 	$(BIN)/pytest -m "(slow or e2e) and not cluster"
 
 test-cluster: $(VENV)/installed-dev node_modules/installed   ## servers as pods on a real Kubernetes, built here unless KUBECONFIG names one
+	scripts/install-test-tools chromium
 	test -n "$${KUBECONFIG:-}" || tests/cluster/scripts/build >/dev/null
-	$(BIN)/pytest -m cluster
+	$(BIN)/pytest -m "cluster and not upstream"
+	@if $(UPSTREAM) >/dev/null; then $(BIN)/pytest -m upstream; else echo 'left out: make test-kubespawner, see above' >&2; fi
+
+test-kubespawner: $(VENV)/installed-dev        ## KubeSpawner's own tests with our class, on a Kubernetes: needs its repository on GitHub
+	$(UPSTREAM) >/dev/null
+	$(BIN)/pytest -m upstream
+
+chaos: $(VENV)/installed-dev node_modules/installed   ## kill parts of the platform and the cluster at random: MINUTES=30 SEED=1
+	scripts/install-test-tools postgresql
+	test -n "$${KUBECONFIG:-}" || tests/cluster/scripts/build >/dev/null
+	MERIDIAN_CHAOS_MINUTES="$(MINUTES)" MERIDIAN_CHAOS_SEED="$(SEED)" $(BIN)/pytest -s -q tests/cluster/chaos
 
 bench: $(VENV)/installed-dev node_modules/installed       ## compare with the alternatives, in the same run
 	scripts/install-test-tools postgresql

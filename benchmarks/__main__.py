@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import admission, audit, batch, http, spawn, tick
+from benchmarks import admission, audit, batch, fleet, http, pods, spawn, tick
 from benchmarks.machine import machine_facts
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ BENCHMARKS: dict[str, Benchmark] = {
     "tick": tick,
     "spawn": spawn,
     "batch": batch,
+    "pods": pods,
+    "fleet": fleet,
 }
 
 

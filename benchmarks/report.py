@@ -115,6 +115,8 @@ def _table(section: Section, theirs: str) -> Table:
 
 
 def _spread(values: Sequence[float]) -> str:
+    if len(values) == 1:
+        return _figure(values[0])
     return f"{_figure(median(values))} ({_figure(min(values))}–{_figure(max(values))})"
 
 

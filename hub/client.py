@@ -20,7 +20,8 @@ RETRY_PAUSES_SECONDS = (0.2, 0.6)
 # The gateway's and the service's own way to say "not now"; a plain 500 is a fault that a repeat would not
 # mend.
 RETRIED_STATUSES = frozenset({502, 503, 504})
-TIMEOUT = httpx.Timeout(5.0, connect=2.0)
+# Longer than a hub stands still when hundreds start at once: an answer that has come by then would count for none.
+TIMEOUT = httpx.Timeout(10.0)
 
 
 class AllocationDenied(Exception):  # noqa: N818 - a denial is an answer, not an error of the platform
@@ -81,6 +82,25 @@ class Lease(_Answer):
     ended_at: datetime | None = None
     charged_microcredits: int = 0
     held_microcredits: int = 0
+
+
+class OpenLease(_Answer):
+    """A lease that has not ended, as it is compared with what runs; `replaced_at`: when its server got the next."""
+
+    id: str
+    person: str
+    server_name: str
+    acquired_at: datetime
+    started_at: datetime | None = None
+    seen_at: datetime | None = None
+    replaced_at: datetime | None = None
+
+
+class OpenLeases(_Answer):
+    """A page of open leases; `next_after` continues, None at the end."""
+
+    leases: tuple[OpenLease, ...]
+    next_after: str | None = None
 
 
 class Agreement(_Answer):
@@ -242,6 +262,17 @@ class AllocationsClient:
     async def lease(self, lease_id: str) -> Lease:
         """The lease as the service sees it now."""
         return await self._call(Lease, "GET", f"/leases/{lease_id}")
+
+    async def open_leases(self) -> list[OpenLease]:
+        """All leases of servers that are open; one that opens or ends meanwhile may be among them or not."""
+        found: list[OpenLease] = []
+        after: str | None = ""
+        while after is not None:
+            params = {"kind": "interactive", "after": after}
+            page = await self._call(OpenLeases, "GET", "/leases/open", params=params)
+            found += page.leases
+            after = page.next_after
+        return found
 
     async def _call(self, model: type[AnswerT], method: str, path: str, **request: Any) -> AnswerT:
         maybe_applied = False

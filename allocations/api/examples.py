@@ -11,7 +11,7 @@ from allocations.api.limits import BodyTooLargeError
 from allocations.api.problems import NotUnderstoodError
 from allocations.api.v1.allocations import AgreementText, AllocationList, AuditPage
 from allocations.api.v1.health import Health
-from allocations.api.v1.leases import LeaseList
+from allocations.api.v1.leases import LeaseList, OpenLeaseList
 from allocations.api.v1.members import InvitationList, InvitationView
 from allocations.api.v1.overrides import OverrideList, OverrideView
 from allocations.api.v1.people import PersonView
@@ -28,6 +28,7 @@ from allocations.leases.views import (
     Choice,
     ImageOffer,
     LeaseView,
+    OpenLeaseView,
     ResourcesView,
     SizeOffer,
     StartOptions,
@@ -92,6 +93,17 @@ _LEASE = LeaseView(
     end_reason=None,
     held_microcredits=11_700,
     charged_microcredits=0,
+)
+_OPEN_LEASE = OpenLeaseView(
+    id=_LEASE.id,
+    allocation=_LEASE.allocation,
+    person=_LEASE.person,
+    kind=_LEASE.kind,
+    server_name=_LEASE.server_name,
+    acquired_at=_BEGAN,
+    started_at=_BEGAN,
+    seen_at=_LATER,
+    replaced_at=None,
 )
 _MEMBER = MemberView(person="ann", role="member", joined_at=_BEGAN, servers_max=None, cores_max=64, gpus_max=0)
 _DETAIL = AllocationDetail(
@@ -296,6 +308,7 @@ _ANSWERS: tuple[View, ...] = (
     _OPTIONS,
     _LEASE,
     LeaseList(leases=[_LEASE], next_before=None),
+    OpenLeaseList(leases=[_OPEN_LEASE], next_after=None),
     AgreementText(**_AGREEMENT.model_dump(), text="# User agreement\n\n…"),
     AllocationList(allocations=[_ALLOCATION]),
     _DETAIL,

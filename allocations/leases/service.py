@@ -15,8 +15,8 @@ from allocations.db.idempotency import answered_once
 from allocations.errors import AllocationsError
 from allocations.leases.accounting import no_lease, started
 from allocations.leases.admission import Asked
-from allocations.leases.models import Ending, EndReason, Lease, LeaseRequest, LeaseState, Renewal
-from allocations.leases.views import LeaseView
+from allocations.leases.models import Ending, EndReason, Lease, LeaseKind, LeaseRequest, LeaseState, Renewal
+from allocations.leases.views import LeaseView, OpenLeaseView
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -181,6 +181,12 @@ class LeaseService:
             if lease is None:
                 raise no_lease(lease_id)
             return self.views(connection, [lease])[0]
+
+    def open_page(self, limit: int, *, after_id: str = "", kind: LeaseKind | None = None) -> list[OpenLeaseView]:
+        """Return up to `limit` open leases by their ids, from after `after_id` on."""
+        with self.database.read() as connection:
+            leases = self.leases.open_page(connection, limit, after_id=after_id, kind=kind)
+        return [OpenLeaseView.from_lease(lease, replaced_at_ms) for lease, replaced_at_ms in leases]
 
     def views(self, connection: Connection, leases: Sequence[Lease]) -> list[LeaseView]:
         """Show leases with their names and amounts."""

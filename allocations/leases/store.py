@@ -76,6 +76,17 @@ _AMOUNTS = (
     .where(_H.lease_id.in_(bindparam("leases", expanding=True)), _H.unit == Unit.CREDITS)
     .group_by(_H.lease_id)
 )
+_NEXT = schema.leases.alias("next").c
+_REPLACED_AT = (
+    select(func.min(_NEXT.acquired_at_ms))
+    .where(
+        _NEXT.person == _C.person,
+        _NEXT.acquired_at_ms > _C.acquired_at_ms,
+        _NEXT.server_name == _C.server_name,
+        _NEXT.kind == _C.kind,
+    )
+    .scalar_subquery()
+)
 _IS_MEMBER = exists().where(schema.members.c.allocation_id == _C.allocation_id, schema.members.c.person == _C.person)
 # Those that another transaction has locked are left to the next look: waiting for several, in whatever order they
 # are found, could be waiting for one that waits for this.
@@ -236,6 +247,15 @@ class LeaseStore:
         if kind is not None:
             query = query.where(schema.leases.c.kind == kind)
         return [_lease(row) for row in connection.execute(query).all()]
+
+    def open_page(
+        self, connection: Connection, limit: int, *, after_id: str, kind: LeaseKind | None = None
+    ) -> list[tuple[Lease, int | None]]:
+        """Return open leases by their ids, from after `after_id` on, each with when its server got the next."""
+        query = _LEASES.add_columns(_REPLACED_AT).where(_OPEN, _C.id > after_id).order_by(_C.id).limit(limit)
+        if kind is not None:
+            query = query.where(_C.kind == kind)
+        return [(_lease(row), row[_LEASE_FIELDS]) for row in connection.execute(query).all()]
 
     def ending(self, connection: Connection, by_ms: int, *, kind: LeaseKind | None = None) -> list[Lease]:
         """Return the open leases that end by a time, oldest first."""

@@ -93,6 +93,38 @@ class LeaseView(View):
         )
 
 
+class OpenLeaseView(View):
+    """An open lease: whose, for which server, and when it was acquired, began to run and was last seen.
+
+    `replaced_at` is when the next lease of the same server was acquired, None for the newest.
+    """
+
+    id: str
+    allocation: str
+    person: str
+    kind: LeaseKind
+    server_name: str
+    acquired_at: str
+    started_at: str | None
+    seen_at: str | None
+    replaced_at: str | None
+
+    @classmethod
+    def from_lease(cls, lease: Lease, replaced_at_ms: int | None) -> OpenLeaseView:
+        """Show a lease without its amounts, which take a look at its holds."""
+        return cls(
+            id=lease.id,
+            allocation=lease.allocation_id,
+            person=lease.person,
+            kind=lease.kind,
+            server_name=lease.server_name,
+            acquired_at=to_rfc3339(lease.acquired_at_ms),
+            started_at=_time(lease.started_at_ms),
+            seen_at=_time(lease.seen_at_ms),
+            replaced_at=_time(replaced_at_ms),
+        )
+
+
 def _time(at_ms: int | None) -> str | None:
     return None if at_ms is None else to_rfc3339(at_ms)
 

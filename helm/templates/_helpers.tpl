@@ -186,11 +186,30 @@ checksum/database: {{ toJson .Values.externalDatabase | sha256sum }}
 {{- if $kept }}{{ $kept }}{{ else }}{{ randAlphaNum (index . 2 | int) | b64enc }}{{ end }}
 {{- end }}
 
-{{/* A NetworkPolicy's peer: the pods of a component. (list $ "hub") */}}
+{{/* A NetworkPolicy's peer: the pods of a component, ours or another release's. (list $ "hub") */}}
 {{- define "meridian.peer" -}}
+{{- $component := get (index . 0).Values (index . 1) | default dict -}}
 - podSelector:
     matchLabels:
+      {{- if dig "enabled" true $component }}
       {{- include "meridian.selector" . | nindent 6 }}
+      {{- else }}
+      {{- toYaml $component.external.labels | nindent 6 }}
+      {{- end }}
+{{- end }}
+
+{{/* The labels by which another release's hub knows whom to let in. */}}
+{{- define "meridian.hubAccess" -}}
+{{- if not .Values.hub.enabled }}{{ toYaml .Values.hub.external.accessLabels }}{{ end }}
+{{- end }}
+
+{{/* The hub's address within the cluster. */}}
+{{- define "meridian.hubUrl" -}}
+{{- if .Values.hub.enabled -}}
+http://{{ include "meridian.fullname" . }}-hub:8081
+{{- else -}}
+{{ .Values.hub.external.url }}
+{{- end }}
 {{- end }}
 
 {{/* The pods of people, servers and runs: everything that belongs to a lease. */}}
@@ -227,5 +246,16 @@ resources:
 
 {{/* The platform's address within the cluster, for people's pods. */}}
 {{- define "meridian.url" -}}
+{{- if .Values.proxy.enabled -}}
 http://{{ include "meridian.fullname" . }}-proxy-public:{{ .Values.proxy.service.port }}
+{{- else -}}
+{{ .Values.proxy.external.url }}
+{{- end }}
+{{- end }}
+
+{{/* The source of a volume. Helm keeps a default's emptyDir beside what somebody gives in its place. */}}
+{{- define "meridian.source" -}}
+{{- $source := . }}
+{{- if gt (len $source) 1 }}{{ $source = omit $source "emptyDir" }}{{ end }}
+{{- toJson $source }}
 {{- end }}

@@ -234,11 +234,14 @@ class Executor:
         self._backend.stop(run.id, kill=self._monotonic() - attempt.stopped_at >= KILL_AFTER_SECONDS)
 
     def _report_progress(self, run: Run, attempt: Attempt, started_at: str | None) -> None:
-        """Say how far the run is; it began when its place says, which may be before the runner's first word."""
+        """Say how far the run is, once its place has said when it began: the first time that is told is charged from.
+
+        The runner's own is later, and may be there before a busy node has shown its container as running.
+        """
         progress = RunDirectory.of(self._store, run.id).read_progress()
-        if progress is None:
+        if progress is None or started_at is None:
             return
-        progress = replace(progress, started_at=started_at or progress.started_at)
+        progress = replace(progress, started_at=started_at)
         if progress == attempt.reported or self._away():
             return
         try:

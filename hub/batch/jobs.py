@@ -21,6 +21,7 @@ from hub.batch.model import RunError, RunResult, to_text
 from hub.spawner.manifests import (
     NOTEBOOK,
     NVIDIA_GPU,
+    PERSON,
     Mount,
     PodTerms,
     _plain,
@@ -55,7 +56,11 @@ NO_CONTAINER = frozenset({"CreateContainerConfigError", "CreateContainerError", 
 
 
 class VolumeTerms(BaseModel):
-    """A volume that runs see: `{person}` and `{allocation}` stand for their names, as KubeSpawner writes them."""
+    """A volume that runs see: `{person}` and `{allocation}` stand for their names, as servers have them.
+
+    That is as KubeSpawner writes them in names of objects, and as labels in folders. tiers: those whose runs see it;
+    None for all.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,20 +68,33 @@ class VolumeTerms(BaseModel):
     source: dict[str, Any]
     path: str
     sub_path: str | None = None
+    tiers: tuple[str, ...] | None = None
 
     def mount(self, run: Run) -> Mount:
         """The volume of a run's person and allocation."""
-        names = {"{person}": safe_slug(run.person, max_length=48), "{allocation}": safe_slug(run.allocation)}
-        return Mount(self.name, _filled(self.source, names), self.path, _filled(self.sub_path, names))
+        folders = {"{person}": label_value(run.person), "{allocation}": label_value(run.allocation)}
+        return Mount(self.name, _filled(self.source, _names(run)), self.path, _filled(self.sub_path, folders))
+
+
+class ClaimTerms(BaseModel):
+    """The claim of a person's home, for those who run before they have had a server; `{person}` as in volumes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    storage: str
+    access_modes: tuple[str, ...] = ("ReadWriteOnce",)
+    storage_class: str | None = None
 
 
 class JobSettings(BaseModel):
     """How this cluster executes runs; the file that MERIDIAN_BATCH_KUBERNETES names, as JSON.
 
     run_store: the source of the volume that is the run store, which pods anywhere can write to at once.
-    run_store_path: the store's folder in it. mounts: homes and the like. kueue_queue: the LocalQueue for Jobs, where
-    Kueue is installed. start_seconds: how long a pod may take to begin, image_seconds: while its image can't be had;
-    then the attempt counts as lost. The other fields are as KubeAllocationSpawner's.
+    run_store_path: the store's folder in it. mounts: homes and the like. home_claim: made where it is missing.
+    kueue_queue: the LocalQueue for Jobs, where Kueue is installed. start_seconds: how long a pod may take to begin,
+    image_seconds: while its image can't be had; then the attempt counts as lost. The other fields are as
+    KubeAllocationSpawner's.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -85,6 +103,7 @@ class JobSettings(BaseModel):
     run_store: dict[str, Any]
     run_store_path: str = ""
     mounts: tuple[VolumeTerms, ...] = ()
+    home_claim: ClaimTerms | None = None
     home_path: str = "/home/jovyan"
     python: str = "python3"
     environment: dict[str, str] = {}
@@ -113,7 +132,9 @@ def make_job(run: Run, lease: Lease, terms: JobSettings, executor: str, runner: 
         _pod(run, lease, terms, runner),
         PodTerms(
             lease=lease,
-            mounts=tuple(volume.mount(run) for volume in terms.mounts),
+            mounts=tuple(
+                volume.mount(run) for volume in terms.mounts if volume.tiers is None or lease.tier in volume.tiers
+            ),
             gpu_resource=terms.gpu_resource,
             gpu_nodes=terms.gpu_nodes,
             priority_class=terms.tier_priority_classes.get(lease.tier, ""),
@@ -136,6 +157,26 @@ def make_job(run: Run, lease: Lease, terms: JobSettings, executor: str, runner: 
             "backoffLimit": 0,
             "template": {"metadata": template["metadata"], "spec": template["spec"]},
         },
+    }
+
+
+def make_claim(run: Run, terms: ClaimTerms) -> dict[str, Any]:
+    """The claim of the home of a run's person as JSON, as the hub makes it for a first server."""
+    spec: dict[str, Any] = {
+        "accessModes": list(terms.access_modes),
+        "resources": {"requests": {"storage": terms.storage}},
+    }
+    if terms.storage_class is not None:
+        spec["storageClassName"] = terms.storage_class
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {
+            "name": _filled(terms.name, _names(run)),
+            "labels": {PERSON: label_value(run.person)},
+            "annotations": {PERSON: run.person},
+        },
+        "spec": spec,
     }
 
 
@@ -273,6 +314,10 @@ def _words(*pods: Mapping[str, Any]) -> str:
 
 def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
+
+
+def _names(run: Run) -> dict[str, str]:
+    return {"{person}": safe_slug(run.person, max_length=48), "{allocation}": safe_slug(run.allocation)}
 
 
 def _filled(value: Any, names: Mapping[str, str]) -> Any:

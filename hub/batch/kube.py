@@ -27,6 +27,7 @@ from hub.batch.jobs import (
     RUN,
     job_name,
     key_of,
+    make_claim,
     make_job,
     sight_of_claimed,
     sight_of_unclaimed,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from hub.client import Lease
 
 CONFLICT = 409
+FORBIDDEN = 403
 # One look at the API server serves all runs for so long.
 SNAPSHOT_SECONDS = 0.5
 AWAY_SECONDS = 1.0
@@ -94,6 +96,7 @@ class KubeBackend:
         self._monotonic = monotonic
         self._jobs = f"/apis/batch/v1/namespaces/{terms.namespace}/jobs"
         self._pods = f"/api/v1/namespaces/{terms.namespace}/pods"
+        self._claims = f"/api/v1/namespaces/{terms.namespace}/persistentvolumeclaims"
         self._snapshot: Snapshot | None = None
         self._failure: str | None = None
         self._failed_at = 0.0
@@ -106,6 +109,7 @@ class KubeBackend:
             directory = RunDirectory.of(self._store, run.id)
             directory.prepare(spec_of(run, Path(self._terms.home_path)))
             share(directory)
+            self._ensure_home(run)
             job = make_job(run, lease, self._terms, self._executor, self._runner)
             self._cluster.create(self._jobs, job)
         except ClusterRefusalError as error:
@@ -153,6 +157,20 @@ class KubeBackend:
         pods = {key for key, pods in seen.pods.items() if not all(map(_is_released, pods))}
         # The ids of runs are labels as they are.
         return {run for run, _ in seen.jobs.keys() | pods}
+
+    def _ensure_home(self, run: Run) -> None:
+        """Make the claim of a home that is not there. ClusterRefusalError when it can't be had."""
+        if self._terms.home_claim is None:
+            return
+        claim = make_claim(run, self._terms.home_claim)
+        try:
+            self._cluster.create(self._claims, claim)
+        except ClusterRefusalError as error:
+            if error.status == FORBIDDEN:
+                # A quota that is used up forbids even what is there already.
+                self._cluster.get(f"{self._claims}/{claim['metadata']['name']}")
+            elif error.status != CONFLICT:
+                raise
 
     def _list(self, path: str, ours: str, now: float) -> list[dict[str, Any]]:
         """The objects of a kind. After a failure all runs are told the same for a second: each would wait as long."""

@@ -38,10 +38,15 @@ def refuse(sentence: str) -> SystemExit:
 
 def required(variable: str) -> str:
     """The value of an environment variable that has to be set."""
-    value = os.environ.get(variable, "")
+    value = optional(variable)
     if not value:
         raise refuse(f"the environment variable {variable} is not set.")
     return value
+
+
+def optional(variable: str) -> str:
+    """The value of an environment variable; empty when it is not set."""
+    return os.environ.get(variable, "")
 
 
 def port(variable: str) -> int:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from jupyterhub.utils import maybe_future
 from kubernetes_asyncio.client import ApiException
-from traitlets import Dict, List, Unicode, default
+from traitlets import Dict, Float, List, Unicode, default
 
 from hub.spawner.choice import FIELDS, from_form
 from hub.spawner.manifests import (
+    HUB,
     NVIDIA_GPU,
     Mount,
     PodTerms,
@@ -27,7 +29,7 @@ from hub.spawner.pages import refusal
 from hub.spawner.pods import NO_ANSWER, LeasePodReflector, ObservedKubeSpawner, lease_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from jupyterhub.spawner import SpawnException
     from kubernetes_asyncio.client.models import V1PersistentVolumeClaim, V1Pod
@@ -54,6 +56,7 @@ WHAT_GOES_ON = {
     "Killing": "The server is stopped",
     "Evicted": "The machine has put the server out",
 }
+NO_HOME_YET = "Waiting for the home to be made; nothing is charged meanwhile"
 # Set while KubeSpawner clears an older pod of the same name out of the way, in its own task only: that stop is not
 # the stop of the server that is being started.
 _making_room: ContextVar[bool] = ContextVar("making_room", default=False)
@@ -124,6 +127,25 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
         """,
     )
 
+    hub_id = Unicode(
+        config=True,
+        help="""Tells the pods of this hub from those of others in the same namespaces; a label's value.
+
+        Only pods that carry it are stopped for want of a lease. Default: of the hub's namespace and the URL of
+        its allocations service. When it changes, pods that were there before are left to their deadlines.
+        """,
+    )
+
+    reconcile_seconds = Float(
+        10.0,
+        config=True,
+        help="""How often, in seconds, pods are compared with leases; nothing is done but on the second look.
+
+        Less than the policy's `reconcile_seconds`, so that the charge of a server that the hub has lost goes by
+        the end of its pod and not by when the worker last saw the server.
+        """,
+    )
+
     _lease: Lease | None = None
     _options_loaded = False
     _image_by_profile = False
@@ -134,6 +156,10 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
     def _default_pvc_name_template(self) -> str:
         # A home is its person's, whatever the server's name.
         return "claim-{username}"
+
+    @default("hub_id")
+    def _default_hub_id(self) -> str:
+        return label_value(f"{self._namespace_default()}/{self.allocations_url}")
 
     @default("options_form")
     def _default_options_form(self) -> Any:
@@ -196,7 +222,11 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
         lease_id = self._record.lease_id if self._record else None
         return LeasePodReflector.ends.end_of(lease_id or "") or self._unobserved_end
 
-    async def start(self) -> Any:
+    def start(self) -> Any:
+        """Begin to start a pod within a lease at once, as KubeSpawner does; returns the future with its address."""
+        return asyncio.ensure_future(self._start_in_cluster())
+
+    async def _start_in_cluster(self) -> Any:
         """Start a pod within a lease; a quota of the cluster is a refusal, not a failure."""
         self._options_loaded, self._unobserved_end, self._beyond = False, None, ()
         try:
@@ -229,12 +259,11 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
         activity = self.orm_spawner.last_activity if self.orm_spawner else None
         known = [activity.replace(tzinfo=UTC)] if activity else []
         try:
-            field = f"involvedObject.kind=Pod,involvedObject.name={self.pod_name}"
-            events = await self.api.list_namespaced_event(self.namespace, field_selector=field)
+            events = await self.read_pod_events()
         except NO_ANSWER as error:
             self.log.warning("The events of pod %s can't be read: %s", self.pod_name, error)
         else:
-            times = [event.last_timestamp or event.event_time for event in events.items if event.reason in END_EVENTS]
+            times = [event.last_timestamp or event.event_time for event in events if event.reason in END_EVENTS]
             known = [time for time in times if time and time >= record.process_started_at] or known
         self._unobserved_end = max([record.process_started_at, *known])
 
@@ -247,7 +276,7 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
                     said.add(sentence)
                     yield {"progress": 35, "message": sentence}
             raw = event.get("raw_event")
-            words = WHAT_GOES_ON.get(raw["reason"]) if raw else None
+            words = what_goes_on(raw) if raw else None
             yield event | {"message": f"{words} ({raw['message']})"} if raw and words else event
 
     def get_env(self) -> dict[str, Any]:
@@ -257,15 +286,17 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
             env.setdefault("NVIDIA_VISIBLE_DEVICES", "void")
         return env
 
-    def get_pvc_manifest(self) -> V1PersistentVolumeClaim:
-        """KubeSpawner's claim for the home, with its person's name."""
-        return bind_claim(super().get_pvc_manifest(), self.user.name)
+    async def _make_create_pvc_request(self, pvc: V1PersistentVolumeClaim, request_timeout: float) -> bool:
+        """KubeSpawner's last step for the claim of a home, which gets its person's name here."""
+        created: bool = await super()._make_create_pvc_request(bind_claim(pvc, self.user.name), request_timeout)
+        return created
 
     async def _make_create_pod_request(self, pod: V1Pod, request_timeout: float) -> bool:
         """KubeSpawner's last step, after profiles, options and hooks: here the lease has the last word."""
         assert self._lease is not None  # nothing starts without one
         bound, beyond = bind_pod(pod, self._terms(self._lease))
         self._note(beyond)
+        bound.metadata.labels[HUB] = self.hub_id
         token = _making_room.set(True)
         try:
             created: bool = await super()._make_create_pod_request(bound, request_timeout)
@@ -318,6 +349,13 @@ async def _render_forms(spawner: KubeAllocationSpawner) -> str:
     form = await render_options_form(spawner)
     profiles = await spawner._profiles()  # noqa: SLF001 - JupyterHub takes a function of the spawner, not a method
     return form + spawner._render_options_form(profiles) if profiles else form  # noqa: SLF001 - KubeSpawner's own
+
+
+def what_goes_on(event: Mapping[str, Any]) -> str | None:
+    """An event of the cluster (as JSON) in words for people; None where it is not one that tells them anything."""
+    if event["reason"] == "FailedScheduling" and "PersistentVolumeClaim" in event["message"]:
+        return NO_HOME_YET
+    return WHAT_GOES_ON.get(event["reason"])
 
 
 def _quota_reached() -> SpawnException:

@@ -227,8 +227,10 @@ class AllocationSpawnerMixin(Spawner):
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """Say which allocation pays, for what and how much, then whatever the spawner class has to say."""
         yield {"progress": 5, "message": "Asking for a place on the allocation"}
+        # A start that was only just asked for has its turn.
+        await asyncio.sleep(0)
         while (record := self._record) is None or record.lease_id is None:
-            if self.pending != "spawn":
+            if self.pending != "spawn" and not self._start_under_way:
                 break
             await asyncio.sleep(0.2)
         else:
@@ -337,7 +339,8 @@ class AllocationSpawnerMixin(Spawner):
             self.log.warning("The start of %s was refused: %s", self._log_name, denial)
             raise
         record.start_acknowledged = True
-        if self._record is record:
+        # JupyterHub commits the state itself when start() has returned; a hub killed before reports the start again.
+        if self._record is record and not self._start_under_way:
             self._save_state()
 
     def _hand_over(self) -> None:
@@ -358,6 +361,9 @@ class AllocationSpawnerMixin(Spawner):
 
     def _save_state(self) -> None:
         """Commit at once: JupyterHub itself would only do so when the whole start has succeeded."""
+        if self.orm_spawner is None:
+            # As JupyterHub's own class has it: outside of a hub there is nothing to keep a state in.
+            return
         self.orm_spawner.state = self.get_state()
         self.user.db.commit()
 

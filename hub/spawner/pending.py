@@ -20,7 +20,9 @@ from hub.client import AllocationDenied, AllocationsClient, AllocationsUnavailab
 from hub.spawner.record import LeaseRecord
 
 FIRST_PAUSE_SECONDS = 1.0
-LONGEST_PAUSE_SECONDS = 60.0
+# Shorter than the policy's `reconcile_seconds`: the worker, which sees the hub without the server, ends its lease on
+# the second look, by when it last saw the server. When service and hub come back, the true end is to come first.
+LONGEST_PAUSE_SECONDS = 10.0
 # The service knows the lease as ended already, by another way: nothing is left to report.
 ALREADY_ENDED_CODES = frozenset({"lease_ended"})
 # Faults of the hub's own standing with the service; they pass when an operator mends them.
@@ -58,6 +60,7 @@ class _Report:
     """One end that is being reported: setting `wake` cuts the pause before the next attempt short."""
 
     person: str
+    lease_id: str | None
     wake: asyncio.Event
     task: asyncio.Task[None]
 
@@ -106,6 +109,11 @@ class PendingSettleQueue:
                 count += 1
         return count
 
+    @property
+    def lease_ids(self) -> set[str]:
+        """The leases whose ends are being reported."""
+        return {report.lease_id for report in self._reports.values() if report.lease_id is not None}
+
     async def settle_now(self, person: str, timeout_seconds: float) -> bool:
         """Try the ends pending for `person` at once; True when all were taken within `timeout_seconds`."""
         reports = [report for report in self._reports.values() if report.person == person]
@@ -127,7 +135,7 @@ class PendingSettleQueue:
         key = pending.idempotency_key
         wake = asyncio.Event()
         task = asyncio.get_running_loop().create_task(self._report_until_taken(pending, wake))
-        self._reports[key] = _Report(person=pending.request.person, wake=wake, task=task)
+        self._reports[key] = _Report(pending.request.person, pending.lease_id, wake, task)
         task.add_done_callback(lambda _: self._reports.pop(key, None))
 
     async def _report_until_taken(self, pending: PendingSettle, wake: asyncio.Event) -> None:

@@ -9,11 +9,15 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import OrderedDict
+from contextlib import suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from aiohttp import ClientError
-from kubernetes_asyncio.client import ApiException
+from jupyterhub.utils import exponential_backoff
+from kubernetes_asyncio.client import ApiException, V1DeleteOptions, V1Preconditions
 from kubespawner import KubeSpawner
 from kubespawner.spawner import PodReflector
 
@@ -21,14 +25,25 @@ from hub.spawner.manifests import LEASE, pod_end
 from hub.spawner.record import utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Mapping
     from datetime import datetime
 
 REMEMBERED_PODS = 20_000
 NOT_FOUND = 404
+CONFLICT = 409
+TOO_MANY_REQUESTS = 429
+INTERNAL_SERVER_ERROR = 500
 STATUS_UNKNOWN = 1
+FIRST_PAUSE_SECONDS = 1.0
+# A start looks at its pod after so long even if no change was noted: the reflector may have been replaced.
+LOOK_ANYWAY_SECONDS = 5.0
 # How an API server that does not answer, or not with what was asked for, shows itself.
 NO_ANSWER = (ApiException, ClientError, TimeoutError)
+
+# Until when a start waits for its pod (the event loop's time), in the start's own task only: others ask to be told now.
+_start_ends_at: ContextVar[float | None] = ContextVar("start_ends_at", default=None)
+# By namespace/name, the pods for whose change a start waits.
+_awaited: dict[str, asyncio.Event] = {}
 
 
 @dataclass(slots=True)
@@ -95,6 +110,8 @@ class _WatchedPods(dict[str, Any]):
     def __setitem__(self, name: str, pod: Any) -> None:
         self._ends.see(pod)
         super().__setitem__(name, pod)
+        if changed := _awaited.get(name):
+            changed.set()
 
     def pop(self, name: str, default: Any = None) -> Any:
         pod = super().pop(name, default)
@@ -123,7 +140,40 @@ class LeasePodReflector(PodReflector):
 
 
 class ObservedKubeSpawner(KubeSpawner):
-    """KubeSpawner, with `poll` that tells what has ended from what only does not show."""
+    """KubeSpawner, with `poll` that tells what has ended from what only does not show, and a start that is told.
+
+    KubeSpawner looks for its pod at random times, further and further apart, and so sees it up to seconds late.
+    """
+
+    def is_pod_running(self, pod: dict[str, Any] | None) -> bool | Awaitable[bool]:
+        """Whether a pod runs; to a start, which may wait for an answer, as soon as it does."""
+        running: bool = super().is_pod_running(pod)
+        ends_at = _start_ends_at.get()
+        return running if running or ends_at is None else self._until_running(ends_at)
+
+    async def _start(self) -> Any:
+        token = _start_ends_at.set(asyncio.get_running_loop().time() + self.start_timeout)
+        try:
+            return await super()._start()
+        finally:
+            _start_ends_at.reset(token)
+
+    async def _until_running(self, ends_at: float) -> bool:
+        """Wait until the pod runs, at most until a time of the event loop; False when it does not."""
+        time, name = asyncio.get_running_loop().time, f"{self.namespace}/{self.pod_name}"
+        changed = _awaited.setdefault(name, asyncio.Event())
+        try:
+            while True:
+                changed.clear()
+                if super().is_pod_running(self.watched_pod):
+                    return True
+                wait_seconds = min(LOOK_ANYWAY_SECONDS, ends_at - time())
+                if wait_seconds <= 0:
+                    return False
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(changed.wait(), wait_seconds)
+        finally:
+            _awaited.pop(name, None)
 
     async def poll(self) -> int | None:
         """None while the pod runs or nothing is known of it, else its exit status."""
@@ -144,6 +194,28 @@ class ObservedKubeSpawner(KubeSpawner):
             await self.stop(now=True)
         return _exit_status(pod)
 
+    async def stop(self, now: bool = False) -> None:
+        """Stop the pod; an API server that does not answer is asked again for `k8s_api_request_retry_timeout`.
+
+        JupyterHub takes a server whose stop failed for stopped, and then nobody stops its pod.
+        """
+        await exponential_backoff(
+            partial(self._stop_if_answered, now),
+            f"The pod {self.pod_name} could not be stopped: the API server does not answer",
+            start_wait=FIRST_PAUSE_SECONDS,
+            timeout=self.k8s_api_request_retry_timeout,
+        )
+
+    async def _stop_if_answered(self, now: bool) -> bool:
+        try:
+            await super().stop(now=now)
+        except (ApiException, ClientError) as error:
+            if isinstance(error, ApiException) and not _is_away(error):
+                raise
+            self.log.warning("The pod %s is not stopped yet: %s", self.pod_name, error)
+            return False
+        return True
+
     async def note_unobserved_end(self) -> None:
         """Called when the pod ended unobserved, and nothing that is left of it says when."""
 
@@ -152,6 +224,44 @@ class ObservedKubeSpawner(KubeSpawner):
         """The pod as the reflector shows it."""
         reflector = self.pod_reflector
         return reflector.pods.get(f"{self.namespace}/{self.pod_name}") if reflector else None
+
+    async def watched_pods(self) -> list[dict[str, Any]]:
+        """All pods of servers as the reflector shows them, of whichever hub; raises one of NO_ANSWER."""
+        reflector = await self._start_watching_pods()
+        if reflector.watch_task is None or reflector.watch_task.done():
+            # Its first list failed, or it has given up: it would show the same for ever.
+            reflector = await self._start_watching_pods(replace=True)
+        return list(reflector.pods.values())
+
+    async def read_pods(self) -> list[dict[str, Any]]:
+        """All pods of servers as the API server shows them now, of whichever hub; raises one of NO_ANSWER."""
+        options = {"label_selector": f"component={self.component_label}", "_preload_content": False}
+        async with asyncio.timeout(self.k8s_api_request_timeout):
+            if self.enable_user_namespaces:
+                answer = await self.api.list_pod_for_all_namespaces(**options)
+            else:
+                answer = await self.api.list_namespaced_pod(self.namespace, **options)
+            if not answer.ok:
+                raise ApiException(status=answer.status, reason=answer.reason)
+            items: list[dict[str, Any]] = json.loads(await answer.read())["items"]
+            return items
+
+    async def delete_pod(self, namespace: str, name: str, uid: str) -> None:
+        """Delete a pod, unless another has its name by now; raises one of NO_ANSWER."""
+        options = V1DeleteOptions(grace_period_seconds=self.delete_grace_period, preconditions=V1Preconditions(uid=uid))
+        try:
+            async with asyncio.timeout(self.k8s_api_request_timeout):
+                await self.api.delete_namespaced_pod(name, namespace, body=options)
+        except ApiException as error:
+            if error.status not in {NOT_FOUND, CONFLICT}:
+                raise
+
+    async def read_pod_events(self) -> list[Any]:
+        """The events of pods of this name, which the cluster keeps for an hour; raises one of NO_ANSWER."""
+        field = f"involvedObject.kind=Pod,involvedObject.name={self.pod_name}"
+        async with asyncio.timeout(self.k8s_api_request_timeout):
+            events: list[Any] = (await self.api.list_namespaced_event(self.namespace, field_selector=field)).items
+            return events
 
     async def _find_pod(self) -> dict[str, Any] | None:
         """The pod, None when there surely is none; raises one of NO_ANSWER when nothing can be known."""
@@ -186,6 +296,11 @@ class ObservedKubeSpawner(KubeSpawner):
 def lease_of(pod: Mapping[str, Any] | None) -> str | None:
     """The lease that a pod runs under; None for no pod, and for one that is not ours."""
     return (pod["metadata"].get("annotations") or {}).get(LEASE) if pod else None
+
+
+def _is_away(error: ApiException) -> bool:
+    """Whether the API server, or the etcd behind it, may well answer a little later."""
+    return bool(error.status >= INTERNAL_SERVER_ERROR or error.status == TOO_MANY_REQUESTS)
 
 
 def _exit_status(pod: Mapping[str, Any]) -> int:

@@ -276,6 +276,30 @@ def test_leases_are_filtered_paged_and_seen_by_those_who_manage(client: TestClie
     assert call(client, "bob", "GET", f"/leases?before={made[0]}").status_code == 404
 
 
+def test_open_leases_are_paged_without_losing_any(client: TestClient, bench: Bench) -> None:
+    body = {"allocation": bench.accept("ann"), "person": "ann", "size": "small"}
+    ended = call(client, "spawner", "POST", "/leases", body | {"server_name": "a"}, key="ended").json()["id"]
+    bench.clock.pass_seconds(1)
+    call(client, "spawner", "POST", f"/leases/{ended}/void")
+    kinds: dict[str, Any] = {"server": {"server_name": "a"}, "run": {"kind": "batch", "max_seconds": 60}}
+    made = {
+        name: call(client, "spawner", "POST", "/leases", body | what, key=name).json() for name, what in kinds.items()
+    }
+    call(client, "spawner", "POST", f"/leases/{made['server']['id']}/start", {})
+    found, after = [], ""
+    while True:
+        page = call(client, "spawner", "GET", f"/leases/open?limit=1&after={after}").json()
+        found += page["leases"]
+        if page["next_after"] is None:
+            break
+        after = page["next_after"]
+    assert [one["id"] for one in found] == sorted(one["id"] for one in made.values())
+    (server,) = call(client, "spawner", "GET", "/leases/open?kind=interactive").json()["leases"]
+    assert (server["person"], server["server_name"]) == ("ann", "a")
+    assert server["replaced_at"] is None
+    assert server["started_at"] == server["seen_at"] == server["acquired_at"] == made["server"]["acquired_at"]
+
+
 def test_an_allocation_tells_its_balances_in_every_unit_and_how_fast_it_burns(client: TestClient, bench: Bench) -> None:
     root = bench.consortium(credits=2)
     divide = {"name": "Group", "microcredits": 1_000_000, "lead": "lead"}

@@ -59,6 +59,7 @@ RULES = {
     "POST /leases/{lease_id}/settle": Rule(LEASES, {}),
     "POST /leases/{lease_id}/void": Rule(LEASES),
     "GET /leases": Rule(OWN_LIST),
+    "GET /leases/open": Rule(LEASES),
     "GET /leases/{lease_id}": Rule((200, 404, 404, 404, 200, 403)),
     "GET /agreement": Rule(OWN_LIST),
     "POST /agreement": Rule(OWN_LIST, {"version": "{version}"}),

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import nbformat
 import pytest
 
+from hub.batch.backend import Running
 from hub.batch.executor import Executor, only_executor
 from hub.batch.local import MARK, LocalBackend
 from hub.batch.observe import Metrics
@@ -140,6 +141,24 @@ def test_a_queued_run_is_executed_and_reported(
     assert SECRET not in run.log.read_text()
     assert (tmp_path / "homes" / "ada").stat().st_mode & 0o777 == 0o700
     assert executor.metric("meridian_batch_runs_total", outcome="succeeded") == 1
+
+
+def test_a_start_is_reported_when_its_place_tells_it_whatever_the_runner_says_before(
+    executor: ExecutorOfTest, service: FakeService, queue_run: QueueRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def reported() -> list[Any]:
+        return [body["started_at"] for _, path, body, _ in service.calls if path == "/runs/run0/progress"]
+
+    run = queue_run("import time; time.sleep(1)")
+    with monkeypatch.context() as place:
+        place.setattr(executor.backend, "look", lambda _: Running(None))
+        executor.tick_until(lambda: runs_cell(run, 1))
+        executor.tick()
+        assert reported() == []
+        place.setattr(executor.backend, "look", lambda _: Running("2026-11-21T12:00:00.000Z"))
+        executor.tick()
+        assert reported() == ["2026-11-21T12:00:00.000Z"]
+    executor.tick_until(lambda: service.finishes("run0"))
 
 
 def test_a_run_that_ends_while_the_service_is_away_is_reported_with_its_own_times(

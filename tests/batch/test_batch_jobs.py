@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from kubespawner.slugs import safe_slug
 
 from hub.batch.backend import Exited, Gone, Running
 from hub.batch.files import RunDirectory, write_atomically
@@ -24,6 +25,7 @@ from hub.batch.jobs import (
 )
 from hub.batch.model import Run, RunResult, to_text
 from hub.client import Resources
+from hub.spawner.manifests import label_value
 from tests.hub.kube_leases import lease, leases
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -89,6 +91,27 @@ def test_homes_are_mounted_by_the_names_that_servers_give_them():
     spec = job(mounts=[home])["spec"]["template"]["spec"]
     assert spec["volumes"][1] == {"name": "home", "persistentVolumeClaim": {"claimName": "claim-ada"}}
     assert spec["containers"][0]["volumeMounts"][2] == {"name": "home", "mountPath": "/home/jovyan", "subPath": "a1"}
+
+
+def test_folders_of_people_with_unusual_names_are_those_of_their_servers():
+    scratch = {"persistentVolumeClaim": {"claimName": "scratch"}}
+    mounts = [{"name": "scratch", "source": scratch, "path": "/scratch", "sub_path": "{person}"}]
+    home = {"persistentVolumeClaim": {"claimName": "claim-{person}"}}
+    mounts.append({"name": "home", "source": home, "path": "/home/jovyan"})
+    made = make_job(run(person="Ada.L"), lease(image_reference="lab:1"), terms(mounts=mounts), "batch", "x")
+    paths = {mount["mountPath"]: mount.get("subPath") for mount in container_of(made)["volumeMounts"]}
+    assert paths["/scratch"] == label_value("Ada.L")
+    claims = [
+        volume["persistentVolumeClaim"]["claimName"] for volume in made["spec"]["template"]["spec"]["volumes"][1:]
+    ]
+    assert claims == ["scratch", f"claim-{safe_slug('Ada.L', max_length=48)}"]
+
+
+@pytest.mark.parametrize(("tiers", "mounted"), [(None, True), (["consortium"], False), (["entry"], True)])
+def test_a_volume_of_some_tiers_is_mounted_in_their_runs_only(tiers, mounted):
+    shared = {"name": "shared", "source": {"emptyDir": {}}, "path": "/shared", "tiers": tiers}
+    made = make_job(run(), lease(image_reference="lab:1", tier="entry"), terms(mounts=[shared]), "batch", "x")
+    assert ("/shared" in {mount["mountPath"] for mount in container_of(made)["volumeMounts"]}) == mounted
 
 
 def test_a_job_carries_kueues_label_only_where_a_queue_is_configured():

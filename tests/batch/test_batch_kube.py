@@ -11,7 +11,7 @@ import pytest
 from hub.batch.backend import BackendUnavailableError, Exited, Gone, Running, StartError
 from hub.batch.cluster import ClusterRefusalError
 from hub.batch.files import RunDirectory
-from hub.batch.jobs import ATTEMPT, FINALIZER, RUN, JobSettings
+from hub.batch.jobs import ATTEMPT, FINALIZER, RUN, ClaimTerms, JobSettings
 from hub.batch.kube import KubeBackend, write_runner
 from hub.batch.model import Run
 from tests.hub.kube_leases import lease
@@ -28,10 +28,16 @@ class FakeCluster:
         self.objects: dict[str, dict[str, Any]] = {}
         self.failure: Exception | None = None
         self.refusal: Exception | None = None
+        self.refused_claims: Exception | None = None
         self.calls: list[tuple[str, str]] = []
 
     def get(self, path: str, **_query: str) -> dict[str, Any]:
         self._called("get", path)
+        if path in self.objects:
+            return self.objects[path]
+        if path.startswith(f"{CLAIMS}/"):
+            msg = "it does not exist"
+            raise ClusterRefusalError(msg, 404)
         return {"items": [item for name, item in self.objects.items() if name.startswith(f"{path}/")]}
 
     def create(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -39,6 +45,8 @@ class FakeCluster:
         self._called("create", name)
         if self.refusal:
             raise self.refusal
+        if self.refused_claims and path == CLAIMS:
+            raise self.refused_claims
         if name in self.objects:
             msg = "it exists"
             raise ClusterRefusalError(msg, 409)
@@ -78,6 +86,7 @@ class FakeCluster:
 
 
 PODS = "/api/v1/namespaces/hub/pods"
+CLAIMS = "/api/v1/namespaces/hub/persistentvolumeclaims"
 JOBS = "/apis/batch/v1/namespaces/hub/jobs"
 RUNNING = {"running": {"startedAt": STARTED}}
 OVER = {"terminated": {"startedAt": STARTED, "finishedAt": ENDED, "reason": "Error", "exitCode": 137}}
@@ -98,10 +107,10 @@ def make_backend(cluster, tmp_path, monkeypatch):
     terms = JobSettings(namespace="hub", run_store={"emptyDir": {}})
     seconds = iter(range(10_000))
 
-    def make(monotonic=lambda: next(seconds)) -> KubeBackend:
+    def make(monotonic=lambda: next(seconds), **settings: Any) -> KubeBackend:
         return KubeBackend(
             cluster,
-            terms,
+            terms.model_copy(update=settings),
             tmp_path,
             "batch",
             lambda _run: lease(image_reference="lab:1"),
@@ -133,6 +142,31 @@ def test_a_run_started_twice_has_one_job(make_backend, cluster):
     backend.start(run())
     backend.start(run())
     assert cluster.names == {f"{RUN_ID}-1"}
+
+
+def test_who_has_no_home_yet_gets_one_and_a_home_that_is_there_stays(make_backend, cluster):
+    backend = make_backend(home_claim=ClaimTerms(name="claim-{person}", storage="10Gi", storage_class="fast"))
+    backend.start(run())
+    claim = cluster.objects[f"{CLAIMS}/claim-ada"]
+    assert claim["metadata"]["annotations"] == {"meridian/person": "ada"}
+    assert claim["spec"] == {
+        "accessModes": ["ReadWriteOnce"],
+        "resources": {"requests": {"storage": "10Gi"}},
+        "storageClassName": "fast",
+    }
+    backend.start(run(attempt=2))
+    assert cluster.objects[f"{CLAIMS}/claim-ada"] is claim
+
+
+def test_a_quota_of_claims_that_is_used_up_refuses_new_homes_only(make_backend, cluster):
+    cluster.refused_claims = ClusterRefusalError("exceeded quota", 403)
+    backend = make_backend(home_claim=ClaimTerms(name="claim-{person}", storage="10Gi"))
+    with pytest.raises(StartError):
+        backend.start(run())
+    assert f"{RUN_ID}-1" not in cluster.names
+    cluster.objects[f"{CLAIMS}/claim-ada"] = {}
+    backend.start(run())
+    assert f"{RUN_ID}-1" in cluster.names
 
 
 def test_a_batch_process_killed_after_the_creation_finds_the_job_again(make_backend):

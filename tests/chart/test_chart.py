@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from hub.auth.openid import OpenIDConnectAuthenticator
+from hub.batch.jobs import JobSettings
 from tests.chart.rendering import (
     CHART,
     EVERYTHING,
@@ -40,6 +41,7 @@ RIGHTS = {
     "batch": {
         ("batch", "jobs"): {"get", "list", "watch", "create", "patch", "delete"},
         ("", "pods"): {"get", "list", "watch", "patch", "delete"},
+        ("", "persistentvolumeclaims"): {"get", "create"},
     },
 }
 
@@ -310,8 +312,31 @@ def test_runs_have_what_servers_have() -> None:
     assert jobs["run_store"] == {"persistentVolumeClaim": {"claimName": f"{FULL_NAME}-runs"}}
     home, scratch = jobs["mounts"]
     assert home["source"] == {"persistentVolumeClaim": {"claimName": "claim-{person}"}}
+    assert jobs["home_claim"]["name"] == "claim-{person}"
+    assert jobs["home_claim"]["storage"] == hub["KubeSpawner"]["storage_capacity"]
+    assert jobs["home_claim"]["access_modes"] == hub["KubeSpawner"]["storage_access_modes"]
+    assert JobSettings.model_validate(jobs).home_claim is not None
     assert hub["KubeSpawner"]["pvc_name_template"] == "claim-{username}"
     assert scratch == {"name": "scratch", "path": "/scratch", "source": {"emptyDir": {}}}
+
+
+def test_scratch_of_a_claim_takes_the_place_of_the_default() -> None:
+    claim = {"persistentVolumeClaim": {"claimName": "scratch"}}
+    manifests = render(with_value("singleuser.storage.scratch", claim))
+    hub = json.loads(only(manifests, "Secret", "hub")["stringData"]["config.json"])
+    assert hub["KubeAllocationSpawner"]["scratch_source"] == claim
+    jobs = json.loads(only(manifests, "Secret", "batch")["stringData"]["jobs.json"])
+    assert jobs["mounts"][1] == {"name": "scratch", "path": "/scratch", "source": claim, "sub_path": "{person}"}
+
+
+def test_only_tiers_that_share_have_the_shared_volume_in_runs_too() -> None:
+    claim = {"persistentVolumeClaim": {"claimName": "shared"}}
+    manifests = render(with_value("singleuser.storage.shared", claim))
+    hub = json.loads(only(manifests, "Secret", "hub")["stringData"]["config.json"])
+    jobs = json.loads(only(manifests, "Secret", "batch")["stringData"]["jobs.json"])
+    shared = {"name": "shared", "path": "/shared", "source": claim, "sub_path": "{allocation}", "tiers": ["consortium"]}
+    assert shared in jobs["mounts"]
+    assert hub["KubeAllocationSpawner"]["shared_tiers"] == ["consortium"]
 
 
 def test_the_chart_is_of_the_projects_version() -> None:
@@ -333,6 +358,7 @@ def test_no_value_is_without_effect() -> None:
     named = set(re.findall(r"\.([A-Za-z0-9]+)", templates)) | {"default", "defaultRequest", "max"}
     # What is handed on as a whole has names of its own.
     handed_on = {"resources", "people", "namespace", "tiers", "sharedTiers", "defaultRequest", "max", "scratch"}
+    handed_on |= {"labels", "accessLabels"}
 
     def names(values: dict[str, Any]) -> set[str]:
         inner = [names(value) for name, value in values.items() if isinstance(value, dict) and name not in handed_on]

@@ -29,12 +29,16 @@ BUILD_SECONDS = 3600
 
 @dataclass(frozen=True)
 class Cluster:
-    """A cluster with a namespace for this session, the image that servers start from, and this machine's address."""
+    """A cluster with a namespace for this session, the image that servers start from, and this machine's address.
+
+    own_state: the folder of a cluster that is this session's alone, so that its parts may be killed.
+    """
 
     core: client.CoreV1Api
     namespace: str
     image: str
     host: str
+    own_state: Path | None
 
 
 def run_script(name: str, *arguments: str) -> str:
@@ -84,7 +88,8 @@ def given_cluster() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    with given_cluster() if os.environ.get("KUBECONFIG") else own_cluster() as (image, host):
+    is_given = bool(os.environ.get("KUBECONFIG"))
+    with given_cluster() if is_given else own_cluster() as (image, host):
         # Both clients have read KUBECONFIG when they were imported.
         kube_config.KUBE_CONFIG_DEFAULT_LOCATION = os.environ["KUBECONFIG"]
         config.load_kube_config(os.environ["KUBECONFIG"])
@@ -93,7 +98,8 @@ def cluster() -> Iterator[Cluster]:
         core.create_namespace({"metadata": {"name": namespace}})
         advertise_gpus(core)
         try:
-            yield Cluster(core, namespace, image, host)
+            own_state = None if is_given else Path(os.environ["KUBECONFIG"]).parent
+            yield Cluster(core, namespace, image, host, own_state)
         finally:
             core.delete_namespace(namespace, grace_period_seconds=0)
 

@@ -4,6 +4,7 @@ import os
 
 from hub.spawner.kube import KubeAllocationSpawner
 from hub.spawner.mixin import replay_pending_settles
+from hub.spawner.reconcile import begin_reconciling
 
 c = get_config()  # type: ignore[name-defined]  # noqa: F821 - traitlets puts it into this file's namespace
 
@@ -24,6 +25,7 @@ c.JupyterHub.spawner_class = KubeAllocationSpawner
 c.KubeSpawner.namespace = os.environ["TEST_NAMESPACE"]
 c.Spawner.start_timeout = c.Spawner.http_timeout = 120
 c.Spawner.poll_interval = 2
+c.KubeAllocationSpawner.reconcile_seconds = 2
 c.AllocationSpawnerMixin.allocations_url = os.environ["TEST_ALLOCATIONS_URL"]
 c.AllocationSpawnerMixin.pending_settles_dir = f"{os.environ['TEST_STATE']}/pending-settles"
 
@@ -38,3 +40,4 @@ c.JupyterHub.load_roles = [
     {"name": "operator", "scopes": ["admin:users", "admin:servers", "access:servers"], "services": ["operator"]},
 ]
 replay_pending_settles(c.AllocationSpawnerMixin.allocations_url, c.AllocationSpawnerMixin.pending_settles_dir)
+begin_reconciling()

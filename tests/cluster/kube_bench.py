@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -17,6 +18,7 @@ from jupyterhub.objects import Hub, Server
 from jupyterhub.user import User
 from jupyterhub.utils import exponential_backoff
 from kubernetes import client, watch
+from sqlalchemy.orm import sessionmaker
 from traitlets.config import Config
 from urllib3.exceptions import HTTPError
 
@@ -32,6 +34,7 @@ from hub.client import AllocationsClient
 from hub.spawner.kube import KubeAllocationSpawner
 from hub.spawner.manifests import LEASE
 from hub.spawner.pending import PendingSettleQueue
+from hub.spawner.reconcile import Known, Reconciler
 from tests.cluster.conftest import GPU_TYPE, Cluster
 
 if TYPE_CHECKING:
@@ -47,6 +50,8 @@ SIZES = [
     {"name": "gpu", "title": "GPU", "cores": 1, "memory_gib": 1, "gpus": 1, "gpu_type": GPU_TYPE},
 ]
 NO_SUCH_IMAGE = "meridian.test/no-such-image:1"
+# Between two watches: an API server that is away is asked now and then.
+PAUSE_SECONDS = 0.1
 FOREVER = ["python3", "-c", "import time; time.sleep(10_000)"]
 
 
@@ -88,6 +93,7 @@ class Witness:
         self.started: dict[str, datetime] = {}
         self.finished: dict[str, datetime] = {}
         self.evicted: dict[str, datetime] = {}
+        self._ended: set[tuple[str, int]] = set()
 
     @contextmanager
     def looking(self) -> Iterator[Witness]:
@@ -110,6 +116,7 @@ class Witness:
             with suppress(HTTPError, client.ApiException):
                 for event in self._watch.stream(self._core.list_namespaced_pod, self._namespace, timeout_seconds=60):
                     self._note(event["object"])
+            self._stopped.wait(PAUSE_SECONDS)
 
     def _note(self, pod: Any) -> None:
         lease = (pod.metadata.annotations or {}).get(LEASE, pod.metadata.name)
@@ -122,7 +129,12 @@ class Witness:
                 if state is not None:
                     self.started.setdefault(lease, state.started_at)
                 if state is not None and getattr(state, "finished_at", None):
-                    self.finished[lease] = state.finished_at
+                    # A container ends once: one that has ended and is not started again may be shown with a later
+                    # time, of a containerd that was killed meanwhile.
+                    life = (lease, status.restart_count - (state is status.last_state.terminated))
+                    if life not in self._ended:
+                        self._ended.add(life)
+                        self.finished[lease] = state.finished_at
         # Not every kubelet shows how a deleted container ended; then this is the end that the API server shows.
         for condition in pod.status.conditions or []:
             if (condition.type, condition.status) == ("Ready", "False") and lease in self.started:
@@ -180,6 +192,32 @@ class KubeBench:
             yield make
         finally:
             assert await queue.settle_now("ada", 10)
+            await queue.close()
+            await KubeAllocationSpawner._stop_all_reflectors()
+            await service.close()
+
+    @asynccontextmanager
+    async def reconciler(self, seconds: float = 0.5) -> AsyncIterator[Reconciler]:
+        """What a hub that has just started compares pods and leases with, by the bench's database of the hub."""
+        service = AllocationsClient(f"http://service{PREFIX}", "secret", transport=self.http)
+        queue = PendingSettleQueue(self.directory / "pending", service, first_pause_seconds=0.1)
+        config = Config()
+        config.KubeSpawner.namespace = self.cluster.namespace
+
+        def spawner_of(person: str, server_name: str) -> KubeAllocationSpawner:
+            return KubeAllocationSpawner(
+                user=SimpleNamespace(name=person, id="", url=""),
+                name=server_name,
+                config=config,
+                allocations_client=service,
+                pending_settles=queue,
+                reconcile_seconds=seconds,
+            )
+
+        try:
+            database = sessionmaker(self.user.db.get_bind())
+            yield Reconciler(spawner_of, lambda: Known.read(database, queue.lease_ids))
+        finally:
             await queue.close()
             await KubeAllocationSpawner._stop_all_reflectors()
             await service.close()

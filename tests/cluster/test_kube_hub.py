@@ -146,6 +146,19 @@ def test_a_server_in_a_pod_answers_through_the_proxy_outlives_the_hub_and_is_cha
     hub.bench.assert_charged_as_shown()
 
 
+def test_a_hub_that_has_lost_its_database_stops_the_servers_that_it_does_not_know(hub):
+    hub.operator.post("/hub/api/users/ada")
+    options = {"allocation": hub.bench.allocation, "size": "tiny", "image": "lab"}
+    hub.operator.post("/hub/api/users/ada/server", json=options)
+    hub.until(hub.is_ready)
+    hub.kill()
+    (hub.log.parent / "hub.sqlite").unlink()
+    hub.start()
+    hub.until(lambda: hub.bench.leases()[0].state != "open")
+    assert "Stopping pod" in hub.log.read_text()
+    hub.bench.assert_charged_as_shown()
+
+
 def test_a_denial_is_an_answer_and_not_a_failure(hub):
     hub.operator.post("/hub/api/users/ada")
     options = {"allocation": hub.bench.allocation, "size": "enormous"}

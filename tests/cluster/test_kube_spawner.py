@@ -81,18 +81,19 @@ def test_an_image_that_does_not_exist_is_charged_nothing(bench):
     async def scenario():
         async with bench.hub() as make:
             spawner = make(image="none", start_timeout=8)
-            progress = asyncio.create_task(read_progress(spawner))
-            spawner._spawn_pending = True
+            # As KubeSpawner's own does, a start begins when it is asked for, and its progress follows it.
+            start = spawner.start()
+            messages = await read_progress(spawner)
             with pytest.raises(TimeoutError):
-                await spawner.start()
-            spawner._spawn_pending = False
+                await start
             await bench.user.stop()
-            return await progress
+            return messages
 
     messages = asyncio.run(scenario())
     (lease,) = bench.leases()
     assert (lease.state, lease.charged_microcredits, lease.started_at) == ("voided", 0, None)
     assert any(message.startswith("It does not start yet; nothing is charged") for message in messages)
+    assert any("credits an hour" in message for message in messages)
     assert lease.id not in bench.witness.started
     bench.assert_clean()
 
@@ -234,6 +235,23 @@ def test_an_api_server_that_does_not_answer_ends_nothing(bench, monkeypatch):
             assert await spawner.poll() is None
             assert spawner.watched_pod is not None
             await bench.user.stop()
+
+    asyncio.run(scenario())
+    bench.assert_charged_as_shown()
+
+
+def test_a_stop_waits_for_an_api_server_that_is_away_for_a_while(bench, monkeypatch):
+    async def scenario():
+        async with bench.hub() as make:
+            spawner = make()
+            await spawner.start()
+            with monkeypatch.context() as gone:
+                gone.setattr(spawner, "api", NoAnswer())
+                stop = asyncio.ensure_future(bench.user.stop())
+                await asyncio.sleep(2)
+                assert not stop.done()
+            await stop
+            await bench.until_gone(spawner)
 
     asyncio.run(scenario())
     bench.assert_charged_as_shown()
@@ -411,7 +429,7 @@ def test_it_is_a_kubespawner_with_all_of_its_options():
 def test_a_start_cut_off_by_the_hubs_death_is_charged_from_when_the_container_began(bench):
     async def first_hub():
         async with bench.hub() as make:
-            start = asyncio.create_task(make().start())
+            start = asyncio.ensure_future(make().start())
             await exponential_backoff(lambda: bench.witness.pods, "no pod appears", timeout=30)
             start.cancel()
             await asyncio.wait([start])
@@ -458,7 +476,7 @@ def test_a_server_on_a_node_that_is_lost_is_charged_until_the_node_was_missed(be
     async def scenario():
         async with bench.hub() as make:
             spawner = make(node_selector={"ghost": name}, tolerations=tolerations)
-            start = asyncio.create_task(spawner.start())
+            start = asyncio.ensure_future(spawner.start())
             await asyncio.to_thread(node.run_pod, spawner.namespace, spawner.pod_name)
             await start
             # From here on nobody tells of the node any more.

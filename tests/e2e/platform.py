@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -45,8 +46,50 @@ def free_port() -> int:
         return port
 
 
+class Site(ABC):
+    """A platform at an address, and the people who use it by token and by command line."""
+
+    @property
+    @abstractmethod
+    def url(self) -> str:
+        """The address, without a slash at its end."""
+
+    @abstractmethod
+    def password(self, name: str) -> str:
+        """The password of a person."""
+
+    def meridian(
+        self, *arguments: str | Path, token: str | None = None, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        """Run the command line as a person would, with a token in the environment."""
+        environment = dict(os.environ) | {"MERIDIAN_URL": self.url, "COLUMNS": "200"}
+        environment.pop("JUPYTERHUB_API_TOKEN", None)
+        if token:
+            environment["MERIDIAN_TOKEN"] = token
+        command = [str(ROOT / ".venv/bin/meridian"), *map(str, arguments)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+        assert not check or done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+        return done
+
+    def person(self, name: str) -> Person:
+        """Sign a person in and make them a token, as the hub's token page does."""
+        with httpx.Client(base_url=self.url, follow_redirects=True, timeout=60.0) as session:
+            session.get("/hub/login")
+            form = {"username": name, "password": self.password(name), "_xsrf": session.cookies["_xsrf"]}
+            signed_in = session.post("/hub/login", data=form, params={"next": "/hub/home"})
+            assert signed_in.status_code == 200, signed_in.text
+            xsrf = session.cookies.get("_xsrf", path="/hub/") or ""
+            made = session.post(
+                f"/hub/api/users/{name}/tokens",
+                json={"note": "test"},
+                headers={"X-XSRFToken": xsrf, "Referer": f"{self.url}/hub/token"},
+            )
+            assert made.status_code == 201, made.text
+        return Person(self, name, made.json()["token"])
+
+
 @dataclass
-class Platform:
+class Platform(Site):
     """`make up PORT=… STATE=…` in a process group of its own."""
 
     state: Path
@@ -125,19 +168,6 @@ class Platform:
         found: str = next(account["password"] for account in accounts if account["name"] == name)
         return found
 
-    def meridian(
-        self, *arguments: str | Path, token: str | None = None, check: bool = True
-    ) -> subprocess.CompletedProcess[str]:
-        """Run the command line as a person would, with a token in the environment."""
-        environment = dict(os.environ) | {"MERIDIAN_URL": self.url, "COLUMNS": "200"}
-        environment.pop("JUPYTERHUB_API_TOKEN", None)
-        if token:
-            environment["MERIDIAN_TOKEN"] = token
-        command = [str(ROOT / ".venv/bin/meridian"), *map(str, arguments)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
-        assert not check or done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-        return done
-
     def audit(self) -> dict[str, Any]:
         """Return the ledger's audit, which must be clean."""
         result = self.meridian("ledger", "audit", "--state", self.state, "--json", check=False)
@@ -145,28 +175,12 @@ class Platform:
         assert report["clean"], report["violations"]
         return report
 
-    def person(self, name: str) -> Person:
-        """Sign a person in and make them a token, as the hub's token page does."""
-        with httpx.Client(base_url=self.url, follow_redirects=True, timeout=60.0) as session:
-            session.get("/hub/login")
-            form = {"username": name, "password": self.password(name), "_xsrf": session.cookies["_xsrf"]}
-            signed_in = session.post("/hub/login", data=form, params={"next": "/hub/home"})
-            assert signed_in.status_code == 200, signed_in.text
-            xsrf = session.cookies.get("_xsrf", path="/hub/") or ""
-            made = session.post(
-                f"/hub/api/users/{name}/tokens",
-                json={"note": "test"},
-                headers={"X-XSRFToken": xsrf, "Referer": f"{self.url}/hub/token"},
-            )
-            assert made.status_code == 201, made.text
-        return Person(self, name, made.json()["token"])
-
 
 @dataclass
 class Person:
     """Somebody with a token."""
 
-    platform: Platform
+    platform: Site
     name: str
     token: str
 

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from hub.client import LeaseRequest
-from hub.spawner.pending import PendingSettle
+from hub.spawner.pending import LONGEST_PAUSE_SECONDS, PendingSettle
+from tests.fresh import shipped_policy
 
 REQUEST = LeaseRequest(allocation="a1", person="ada", size="small", image=None, server_name="")
 
@@ -98,3 +99,7 @@ def test_a_file_that_can_not_be_read_is_left_and_holds_up_nothing(bench):
 
     assert asyncio.run(scenario()) == 0
     assert (directory / "broken.json").exists()
+
+
+def test_an_end_is_tried_again_before_the_worker_looks_twice():
+    assert shipped_policy().leases.reconcile_seconds > LONGEST_PAUSE_SECONDS

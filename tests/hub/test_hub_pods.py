@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime
 from typing import Any
 
+import pytest
+from jupyterhub.utils import maybe_future
+from kubespawner import KubeSpawner
+from traitlets.config import Config
+
 from hub.spawner.manifests import LEASE
-from hub.spawner.pods import REMEMBERED_PODS, PodEnds, _WatchedPods
+from hub.spawner.pods import REMEMBERED_PODS, ObservedKubeSpawner, PodEnds, _WatchedPods
 
 FINISHED = "2026-11-21T12:01:00Z"
 OVER = {"terminated": {"startedAt": "2026-11-21T12:00:00Z", "finishedAt": FINISHED}}
@@ -72,3 +78,55 @@ def test_pods_that_are_not_ours_are_not_remembered_and_of_ours_only_so_many():
     assert ends.end_of("lease-0") is None
     assert ends.end_of(f"lease-{REMEMBERED_PODS}") is not None
     assert len(ends._seen) == REMEMBERED_PODS
+
+
+@pytest.fixture
+def pods(monkeypatch):
+    """The pods that spawners see; a start looks once for its own, and waits for nothing else."""
+    seen = _WatchedPods({}, PodEnds())
+
+    async def look(self):
+        return await maybe_future(self.is_pod_running(self.watched_pod))
+
+    # There is no cluster to be configured for.
+    monkeypatch.setattr("kubespawner.spawner.load_config", lambda **_: None)
+    monkeypatch.setattr(KubeSpawner, "_start", look)
+    monkeypatch.setattr(ObservedKubeSpawner, "watched_pod", property(lambda self: seen.get("ns/p")))
+    return seen
+
+
+def make_spawner(start_timeout: float) -> ObservedKubeSpawner:
+    config = Config({"KubeSpawner": {"namespace": "ns", "start_timeout": start_timeout}})
+    spawner = ObservedKubeSpawner(config=config, _mock=True)
+    spawner.pod_name = "p"
+    return spawner
+
+
+def ready_pod(ready: bool = True) -> dict[str, Any]:
+    shown = pod()
+    shown["status"] |= {"podIP": "10.0.0.1"}
+    shown["status"]["containerStatuses"][0]["ready"] = ready
+    return shown
+
+
+def test_a_start_is_told_when_its_pod_runs(pods):
+    async def scenario() -> None:
+        spawner = make_spawner(start_timeout=60)
+        start = asyncio.create_task(spawner._start())
+        await asyncio.sleep(0)
+        pods["ns/p"] = ready_pod(ready=False)
+        await asyncio.sleep(0.05)
+        assert not start.done()
+        # Others are answered at once meanwhile.
+        assert spawner.is_pod_running(pods["ns/p"]) is False
+        pods["ns/p"] = ready_pod()
+        assert await asyncio.wait_for(start, 2) is True
+
+    asyncio.run(scenario())
+
+
+def test_a_start_waits_no_longer_than_it_may(pods):
+    async def scenario() -> None:
+        assert await asyncio.wait_for(make_spawner(start_timeout=1)._start(), 4) is False
+
+    asyncio.run(scenario())

@@ -35,10 +35,11 @@ def buildah(*arguments: str) -> str:
 
 @dataclass(frozen=True)
 class Built:
-    """An image that has been built, with a container made from it."""
+    """An image that has been built, with a container made from it and the folder of the container's files."""
 
     name: str
     container: str
+    root: Path
 
     @property
     def tag(self) -> str:
@@ -47,7 +48,10 @@ class Built:
 
     def run(self, *command: str, options: tuple[str, ...] = ()) -> str:
         """Run a command as the image's user and return what it prints."""
-        return buildah("run", "--isolation", "chroot", *options, self.container, "--", *command)
+        # By a file: buildah 1.28 may lose what a command prints at its end.
+        to_file = ("sh", "-c", '"$@" >/tmp/shown', "sh")
+        buildah("run", "--isolation", "chroot", *options, self.container, "--", *to_file, *command)
+        return (self.root / "tmp" / "shown").read_text()
 
     def configuration(self) -> dict[str, Any]:
         """The image's configuration, as Docker writes it: user, labels, health check."""
@@ -85,7 +89,8 @@ def build() -> Iterator[Callable[[str], Built]]:
                 timeout=BUILD_SECONDS,
             )
             image = done.stdout.strip()
-            made[name] = Built(image, buildah("from", "--pull-never", image).strip())
+            container = buildah("from", "--pull-never", image).strip()
+            made[name] = Built(image, container, Path(buildah("mount", container).strip()))
         return made[name]
 
     yield build_one

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from tests.images.conftest import Built
 
-pytestmark = [pytest.mark.cluster, pytest.mark.slow, pytest.mark.timeout(BUILD_SECONDS)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(BUILD_SECONDS)]
 
 BILL = "/usr/share/meridian/sbom.cdx.json"
 
@@ -148,34 +149,45 @@ def test_what_a_person_adds_stays_and_breaks_nothing(tmp_path: Path, build: Call
     assert lab.run("jupyterhub-singleuser", "--version", options=options).startswith("6.")
 
 
-def test_the_health_check_tells_a_service_that_answers(build: Callable[[str], Built]) -> None:
+def test_the_health_check_tells_a_service_that_answers_and_has_its_pages_script(build: Callable[[str], Built]) -> None:
     started = """
     cd /tmp && export MERIDIAN_DATABASE_URL=sqlite:////tmp/health.sqlite MERIDIAN_RUN_STORE=/tmp/runs
     python3 /usr/local/bin/healthy allocations 2>/dev/null && exit 1
     export MERIDIAN_ALLOCATIONS_PORT=$(python3 -c "$PORT") MERIDIAN_ALLOCATIONS_METRICS_PORT=$(python3 -c "$PORT")
+    python3 /usr/local/bin/healthy allocations 2>/dev/null && exit 1
     export MERIDIAN_COOKIE_SECRET=0123456789abcdef0123456789abcdef JUPYTERHUB_API_TOKEN=x
     export JUPYTERHUB_CLIENT_ID=service-allocations JUPYTERHUB_API_URL=http://127.0.0.1:1/hub/api
     export JUPYTERHUB_OAUTH_CALLBACK_URL=/services/allocations/oauth_callback
-    meridian db upgrade --database $MERIDIAN_DATABASE_URL
-    meridian serve & service=$!
+    meridian db upgrade --database $MERIDIAN_DATABASE_URL >&2
+    meridian serve >&2 & service=$!
     trap 'kill $service' EXIT
-    for second in $(seq 60); do
-        python3 /usr/local/bin/healthy allocations && echo healthy && exit 0
+    for second in $(seq 120); do
+        if python3 /usr/local/bin/healthy allocations; then
+            python3 -c "$FETCH" | sha256sum
+            exit
+        fi
         sleep 1
     done
     exit 1
     """
     port = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 0)); print(s.getsockname()[1])"
-    shown = build("allocations").run("sh", "-c", started, options=("--env", f"PORT={port}"))
-    assert shown.splitlines()[-1] == "healthy"
+    fetch = (
+        "import os, sys, urllib.request as u; port = os.environ['MERIDIAN_ALLOCATIONS_PORT']; "
+        "path = 'services/allocations/static/vendor/htmx.min.js'; "
+        "sys.stdout.buffer.write(u.urlopen(f'http://127.0.0.1:{port}/{path}').read())"
+    )
+    options = ("--env", f"PORT={port}", "--env", f"FETCH={fetch}")
+    shown = build("allocations").run("sh", "-c", started, options=options)
+    assert (
+        shown.split()[0] == hashlib.sha256((ROOT / "node_modules/htmx.org/dist/htmx.min.js").read_bytes()).hexdigest()
+    )
 
 
 def test_the_pipeline_is_there(build: Callable[[str], Built]) -> None:
     pipeline = build("pipeline")
-    modules = (
-        "romancal.pipeline, roman_datamodels, romanisim, galsim, crds, drizzle, reproject, lsdb, astroquery, pyvo, s3fs"
-    )
-    pipeline.run("python", "-c", f"import {modules}")
+    ours = "romancal.pipeline, roman_datamodels, romanisim, galsim, crds, drizzle, reproject, stpsf"
+    others = "lsdb, astroquery, pyvo, s3fs, jdaviz"
+    pipeline.run("python", "-c", f"import {ours}, {others}")
     assert pipeline.run("id", "-u").strip() == "1000"
     assert locked("pipeline") <= billed(pipeline.run("cat", BILL))
     assert pipeline.run("pip", "check")

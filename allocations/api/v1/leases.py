@@ -26,12 +26,13 @@ from allocations.api.v1.common import (
 from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import AllocationsError
 from allocations.leases.models import LeaseKind, LeaseRequest, LeaseState
-from allocations.leases.views import LeaseView, StartOptions, View
+from allocations.leases.views import LeaseView, OpenLeaseView, StartOptions, View
 from allocations.policy.models import Size
 
 log = logging.getLogger(__name__)
 router = APIRouter(tags=["leases"], route_class=DirectRoute)
 PAGE_MAX = 500
+OPEN_PAGE_MAX = 5000
 RESOURCE_MAX = 10_000
 SECONDS_MAX = 366 * 86_400
 CUSTOM = "custom"
@@ -112,6 +113,13 @@ class LeaseList(View):
 
     leases: list[LeaseView]
     next_before: str | None
+
+
+class OpenLeaseList(View):
+    """Open leases by their ids; `next_after` continues, None at the end."""
+
+    leases: list[OpenLeaseView]
+    next_after: str | None
 
 
 @router.get("/start-options")
@@ -215,6 +223,19 @@ def own_leases(
         caller.name, limit, before_id=before, state=state, allocation_id=allocation, kind=kind
     )
     return LeaseList(leases=leases, next_before=leases[-1].id if len(leases) == limit else None)
+
+
+@router.get("/leases/open")
+def open_leases(
+    services: Wired,
+    _caller: LeaseHolder,
+    kind: LeaseKind | None = None,
+    limit: Annotated[int, Query(ge=1, le=OPEN_PAGE_MAX)] = OPEN_PAGE_MAX,
+    after: Annotated[str, Query(description="Continue after this lease: the `next_after` of a page")] = "",
+) -> OpenLeaseList:
+    """Everybody's open leases, to be compared with what runs. One that is open throughout is on one of the pages."""
+    leases = services.leases.open_page(limit, after_id=after, kind=kind)
+    return OpenLeaseList(leases=leases, next_after=leases[-1].id if len(leases) == limit else None)
 
 
 @router.get("/leases/{lease_id}")

@@ -4,15 +4,24 @@
 {{- $storage := $user.storage }}
 {{- $claim := .Values.allocations.runStore.existingClaim | default (printf "%s-runs" (include "meridian.fullname" .)) }}
 {{- $mounts := list }}
+{{- $claimOfHome := dict }}
 {{- if eq $storage.type "dynamic" }}
-{{- $home := dict "claimName" ($storage.dynamic.pvcNameTemplate | replace "{username}" "{person}") }}
+{{- $homeName := $storage.dynamic.pvcNameTemplate | replace "{username}" "{person}" }}
+{{- $home := dict "claimName" $homeName }}
+{{- $claimOfHome = dict "home_claim" (dict
+  "name" $homeName
+  "storage" $storage.capacity
+  "access_modes" $storage.dynamic.storageAccessModes
+  "storage_class" $storage.dynamic.storageClass
+) }}
 {{- $mounts = append $mounts (dict "name" "home" "path" $storage.homeMountPath "source" (dict "persistentVolumeClaim" $home)) }}
 {{- end }}
 {{- range $name, $volume := dict "scratch" (list $storage.scratch $storage.scratchMountPath "{person}") "shared" (list $storage.shared $storage.sharedMountPath "{allocation}") }}
-{{- $source := index $volume 0 }}
+{{- $source := include "meridian.source" (index $volume 0) | fromJson }}
 {{- if $source }}
 {{- $mount := dict "name" $name "path" (index $volume 1) "source" $source }}
 {{- if hasKey $source "persistentVolumeClaim" }}{{ $_ := set $mount "sub_path" (index $volume 2) }}{{ end }}
+{{- if eq $name "shared" }}{{ $_ := set $mount "tiers" $storage.sharedTiers }}{{ end }}
 {{- $mounts = append $mounts $mount }}
 {{- end }}
 {{- end }}
@@ -28,7 +37,7 @@
 {{- $_ := set $tiers $tier (printf "%s-%s" (include "meridian.clusterName" $) $tier) }}
 {{- end }}
 {{- end }}
-{{- toYaml (dict
+{{- toYaml (merge $claimOfHome (dict
   "namespace" .Release.Namespace
   "run_store" (dict "persistentVolumeClaim" (dict "claimName" $claim))
   "mounts" $mounts
@@ -42,5 +51,5 @@
   "gpu_nodes" $user.gpu.nodes
   "tier_priority_classes" $tiers
   "kueue_queue" .Values.batch.kueue.queue
-) }}
+)) }}
 {{- end }}

@@ -30,9 +30,9 @@
 {{- end }}
 {{- $ours := dict
   "home_path" $user.storage.homeMountPath
-  "scratch_source" $user.storage.scratch
+  "scratch_source" (include "meridian.source" $user.storage.scratch | fromJson)
   "scratch_path" $user.storage.scratchMountPath
-  "shared_source" $user.storage.shared
+  "shared_source" (include "meridian.source" $user.storage.shared | fromJson)
   "shared_path" $user.storage.sharedMountPath
   "shared_tiers" $user.storage.sharedTiers
   "gpu_resource" $user.gpu.resource
