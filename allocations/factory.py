@@ -22,6 +22,7 @@ from allocations.lifecycle.allocations import AllocationService
 from allocations.lifecycle.authority import Authority
 from allocations.lifecycle.members import MemberService
 from allocations.lifecycle.overrides import OverrideService
+from allocations.lifecycle.people import PeopleService
 from allocations.lifecycle.publications import PublicationService
 from allocations.lifecycle.requests import RequestService
 from allocations.lifecycle.stores.agreements import AgreementStore
@@ -29,6 +30,7 @@ from allocations.lifecycle.stores.allocations import AllocationStore
 from allocations.lifecycle.stores.audit import AuditStore
 from allocations.lifecycle.stores.invitations import InvitationStore
 from allocations.lifecycle.stores.overrides import OverrideStore
+from allocations.lifecycle.stores.people import PeopleStore
 from allocations.lifecycle.stores.publications import PublicationStore
 from allocations.lifecycle.stores.requests import RequestStore
 from allocations.lifecycle.tree import TreeService
@@ -74,6 +76,7 @@ class Services:
     members: MemberService
     tree: TreeService
     overrides: OverrideService
+    people: PeopleService
     publications: PublicationService
     requests: RequestService
     runs: RunService
@@ -197,6 +200,7 @@ def make_services(
             overrides=overrides,
             authority=authority,
         ),
+        people=PeopleService(database=database, clock=clock, people=PeopleStore()),
         publications=PublicationService(
             database=database,
             clock=clock,

@@ -57,6 +57,17 @@ PORT_NAMES = (
     "worker_metrics",
     "batch_metrics",
 )
+# How people sign in, when not by the demonstration accounts: what the hub reads of it.
+SIGN_IN_VARIABLES = (
+    "MERIDIAN_SIGN_IN",
+    "MERIDIAN_OIDC_ISSUER",
+    "OAUTH_CLIENT_ID",
+    "OAUTH_CLIENT_SECRET",
+    "MERIDIAN_HUB_CONFIG",
+    "MERIDIAN_REVIEWERS",
+    "MERIDIAN_REVIEWER_GROUPS",
+    "MERIDIAN_ADMIN_GROUPS",
+)
 SECRET_NAMES = ("allocations", "spawner", "batch", "worker", "metrics", "proxy", "cookie", "crypt")
 DEMO_ACCOUNTS = (
     ("researcher", ["researcher"], "starts servers, submits runs, requests more"),
@@ -96,6 +107,11 @@ class Platform:
         self._stopping = False
         self._lock: IO[str] | None = None
         self._processes: list[Process] = []
+        self._sign_in = {name: os.environ[name] for name in SIGN_IN_VARIABLES if os.environ.get(name)}
+
+    @property
+    def _by_accounts(self) -> bool:
+        return self._sign_in.get("MERIDIAN_SIGN_IN", "accounts") == "accounts"
 
     @property
     def url(self) -> str:
@@ -196,7 +212,7 @@ class Platform:
         database = Database(self._database_url)
         upgrade(database)
         services = make_services(database, policy, self._state / "runs")
-        if not services.reports.find_allocations("")[1]:
+        if self._by_accounts and not services.reports.find_allocations("")[1]:
             panel_tier = next(tier for tier in policy.tiers if tier.sub_allocations)
             with database.write() as connection:
                 opened = services.lifecycle.open(
@@ -294,6 +310,7 @@ class Platform:
                 common
                 | examples
                 | homes
+                | self._sign_in
                 | {
                     "MERIDIAN_STATE": str(self._state),
                     "MERIDIAN_BIND_URL": f"{self.url}/",
@@ -419,14 +436,17 @@ class Platform:
         self._stopping = True
 
     def _announce(self, accounts: Mapping[str, str]) -> None:
-        width = max(len(name) for name in accounts)
         self._say(f"\n  Meridian {__version__} runs at  {self.url}\n")
         self._say("  Local mode: for trying and for development, on this machine only.")
         self._say(f"  Everything it writes is in {self._state}\n")
-        self._say("  Demonstration accounts of this installation (name, password):")
-        about = {name: text for name, _, text in DEMO_ACCOUNTS}
-        for name, password in accounts.items():
-            self._say(f"    {name:<{width}}  {password}   {about.get(name, '')}".rstrip())
+        if self._by_accounts:
+            self._say("  Demonstration accounts of this installation (name, password):")
+            about = {name: text for name, _, text in DEMO_ACCOUNTS}
+            width = max(len(name) for name in accounts)
+            for name, password in accounts.items():
+                self._say(f"    {name:<{width}}  {password}   {about.get(name, '')}".rstrip())
+        else:
+            self._say(f"  People sign in by {self._sign_in['MERIDIAN_SIGN_IN']}.")
         self._say("\n  Ctrl-C stops it all.\n")
 
     def _log_path(self, name: str) -> Path:

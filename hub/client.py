@@ -7,9 +7,10 @@ aware and in UTC.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Self, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -169,6 +170,12 @@ class StartOptions(_Answer):
     default: DefaultChoice | None = None
 
 
+class PersonName(_Answer):
+    """The name that a person has at the service."""
+
+    name: str
+
+
 class LeaseRequest(_Answer):
     """What is asked for; kept beside its idempotency key so that the very same request can be sent again."""
 
@@ -247,6 +254,10 @@ class AllocationsClient:
     async def void(self, lease_id: str) -> Lease:
         """Release the whole hold of a server that never ran: nothing is charged."""
         return await self._call(Lease, "POST", f"/leases/{lease_id}/void", json={})
+
+    async def register_person(self, name: str, person: Mapping[str, Any]) -> str:
+        """Tell who a person is; their name there, another if they have one. AllocationDenied if it is taken."""
+        return (await self._call(PersonName, "PUT", f"/people/{quote(name, safe='')}", json=person)).name
 
     async def lease(self, lease_id: str) -> Lease:
         """The lease as the service sees it now."""

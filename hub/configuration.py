@@ -40,6 +40,7 @@ CUSTOM_SCOPES = {
     "custom:allocations:review": "Read requests and proposals, score them and decide on them",
     "custom:allocations:admin": "Grant, adjust, suspend and exempt; read reports and the audit log",
     "custom:allocations:lease": "Acquire, start and settle leases on behalf of people",
+    "custom:allocations:people": "Tell who people are when they sign in",
     "custom:batch:run": "Submit notebooks to run in batch, list, read and cancel them",
 }
 FOR_EVERYBODY = ["custom:allocations:read", "custom:allocations:request", "custom:batch:run"]
@@ -51,6 +52,13 @@ def configure(c: Any, installation: Installation, *, local: bool) -> None:
     """Add services, roles and pages; a token that is not in the environment ends the hub."""
     c.AllocationSpawnerMixin.allocations_url = installation.allocations_url
     c.AllocationSpawnerMixin.pending_settles_dir = installation.pending_settles_dir
+    c.OpenIDConnectAuthenticator.allocations_url = installation.allocations_url
+    # What has a role by name is nobody's for the asking.
+    c.OpenIDConnectAuthenticator.reserved_names = {
+        *c.OpenIDConnectAuthenticator.get("reserved_names", ()),
+        *installation.reviewers.get("users", ()),
+        *installation.administrators.get("users", ()),
+    }
     hub = c.JupyterHub
     hub.custom_scopes = {
         **hub.get("custom_scopes", {}),
@@ -73,7 +81,9 @@ def configure(c: Any, installation: Installation, *, local: bool) -> None:
         "Referrer-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
     }
-    hub.tornado_settings = {**hub.get("tornado_settings", {}), "headers": headers}
+    # Other sites' forms and pictures come without our cookies; links do, and the way back from a sign-in.
+    cookies = {"samesite": "Lax"}
+    hub.tornado_settings = {**hub.get("tornado_settings", {}), "headers": headers, "cookie_options": cookies}
 
 
 def begin(installation: Installation, *, local: bool) -> None:
@@ -124,6 +134,8 @@ def _roles(installation: Installation) -> list[dict[str, Any]]:
         _role("allocations-admin", FOR_ADMINISTRATORS, **installation.administrators),
         {"name": "admin", **installation.administrators},
         _role("lease-holder", ["custom:allocations:lease"], services=["spawner", "batch"]),
+        # The hub itself: its token for the service is the spawner's.
+        _role("registrar", ["custom:allocations:people"], services=["spawner"]),
         _role(
             "worker",
             ["list:users", "read:users:name", "read:users:activity", "read:servers", "delete:servers"],

@@ -14,6 +14,7 @@ from allocations.api.v1.health import Health
 from allocations.api.v1.leases import LeaseList, OpenLeaseList
 from allocations.api.v1.members import InvitationList, InvitationView
 from allocations.api.v1.overrides import OverrideList, OverrideView
+from allocations.api.v1.people import PersonView
 from allocations.api.v1.publications import PublicationList, PublicationView
 from allocations.api.v1.requests import RequestList
 from allocations.api.v1.runs import RunList
@@ -318,6 +319,7 @@ _ANSWERS: tuple[View, ...] = (
     _PUBLICATION,
     PublicationList(publications=[_PUBLICATION]),
     _QUOTAS,
+    PersonView(name="ann"),
     _OVERRIDE,
     OverrideList(overrides=[_OVERRIDE]),
     _REQUEST,

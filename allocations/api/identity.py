@@ -34,6 +34,7 @@ class Scope(StrEnum):
     REVIEW = "custom:allocations:review"
     ADMIN = "custom:allocations:admin"
     LEASE = "custom:allocations:lease"
+    PEOPLE = "custom:allocations:people"
     RUN = "custom:batch:run"
 
 

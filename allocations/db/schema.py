@@ -125,13 +125,20 @@ overrides = Table(
     Index(None, "subject_kind", "subject"),
 )
 
-# Who has been here, and where mail for them goes.
+# Who has been here, and where mail for them goes. Who they are says the provider that they sign in at, by issuer and
+# subject; institution and country are for reports, and decide nothing.
 people = Table(
     "people",
     metadata,
     Column("name", Text, primary_key=True),
     Column("email", Text),
     Column("first_seen_at_ms", BigInteger, nullable=False),
+    Column("issuer", Text),
+    Column("subject", Text),
+    Column("full_name", Text),
+    Column("institution", Text),
+    Column("country", Text),
+    UniqueConstraint("issuer", "subject"),
 )
 
 publications = Table(

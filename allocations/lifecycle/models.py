@@ -142,6 +142,22 @@ class Override:
 
 
 @dataclass(frozen=True, slots=True)
+class Person:
+    """Somebody with a name here, as the provider knows them at which they sign in: a subject of an issuer.
+
+    `email` is where mail goes; `institution` and `country` are for reports only.
+    """
+
+    name: str
+    issuer: str | None
+    subject: str | None
+    email: str | None = None
+    full_name: str | None = None
+    institution: str | None = None
+    country: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Allocation:
     """An allocation: a node of a tree, with its own limits and members."""
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 LOOPBACK = "127.0.0.1"
 ALLOCATIONS_PATH = "/services/allocations/"
@@ -76,3 +78,25 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def settings_by_class(path: Path) -> dict[str, dict[str, Any]]:
+    """The settings by class. They may hold secrets, so that what is wrong is not shown."""
+    try:
+        settings = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        raise refuse(f"{path} can't be read as JSON.") from None
+    if not isinstance(settings, dict) or not all(isinstance(traits, dict) for traits in settings.values()):
+        raise refuse(f"{path} must hold settings by class.")
+    return settings
+
+
+def names(variable: str) -> list[str]:
+    """A list of names from the environment, as JSON; none when the variable is not set."""
+    try:
+        listed = json.loads(os.environ.get(variable) or "[]")
+    except ValueError:
+        listed = None
+    if not isinstance(listed, list) or not all(isinstance(name, str) for name in listed):
+        raise refuse(f"{variable} must be a list of names as JSON.")
+    return sorted(listed)

@@ -6,19 +6,18 @@ there wins over what stands here.
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
-from hub.modes.environment import ALLOCATIONS_PATH, Installation, port, refuse, required
+from hub.modes.environment import ALLOCATIONS_PATH, Installation, names, port, refuse, required, settings_by_class
 from hub.spawner.kube import KubeAllocationSpawner
 
 
 def configure(c: Any) -> Installation:
     """Set addresses, state, sign-in and servers; a missing or unusable variable or file ends the hub."""
     state = Path(required("MERIDIAN_STATE"))
-    settings = _settings(Path(required("MERIDIAN_HUB_CONFIG")))
+    settings = settings_by_class(Path(required("MERIDIAN_HUB_CONFIG")))
     allocations_root = required("MERIDIAN_ALLOCATIONS_ROOT").rstrip("/")
     required("CONFIGPROXY_AUTH_TOKEN")
 
@@ -48,8 +47,8 @@ def configure(c: Any) -> Installation:
         allocations_root=allocations_root,
         allocations_url=f"{allocations_root}{ALLOCATIONS_PATH}".rstrip("/"),
         pending_settles_dir=str(state / "pending-settles"),
-        reviewers={"users": _names("MERIDIAN_REVIEWERS"), "groups": _names("MERIDIAN_REVIEWER_GROUPS")},
-        administrators={"users": sorted(administrators), "groups": _names("MERIDIAN_ADMIN_GROUPS")},
+        reviewers={"users": names("MERIDIAN_REVIEWERS"), "groups": names("MERIDIAN_REVIEWER_GROUPS")},
+        administrators={"users": sorted(administrators), "groups": names("MERIDIAN_ADMIN_GROUPS")},
     )
 
 
@@ -58,27 +57,5 @@ def _sign_in_for_trials(c: Any, password: str, admin_password: str) -> None:
     c.JupyterHub.authenticator_class = "shared-password"
     c.SharedPasswordAuthenticator.user_password = password
     c.SharedPasswordAuthenticator.admin_password = admin_password
-    c.Authenticator.admin_users = set(_names("MERIDIAN_TRIAL_ADMINS"))
+    c.Authenticator.admin_users = set(names("MERIDIAN_TRIAL_ADMINS"))
     c.Authenticator.allow_all = True
-
-
-def _settings(path: Path) -> dict[str, dict[str, Any]]:
-    """The settings by class. They may hold secrets, so that what is wrong is not shown."""
-    try:
-        settings = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        raise refuse(f"{path} can't be read as JSON.") from None
-    if not isinstance(settings, dict) or not all(isinstance(traits, dict) for traits in settings.values()):
-        raise refuse(f"{path} must hold settings by class.")
-    return settings
-
-
-def _names(variable: str) -> list[str]:
-    """A list of names from the environment, as JSON; none when the variable is not set."""
-    try:
-        names = json.loads(os.environ.get(variable) or "[]")
-    except ValueError:
-        names = None
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise refuse(f"{variable} must be a list of names as JSON.")
-    return sorted(names)

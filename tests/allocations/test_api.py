@@ -30,7 +30,8 @@ TOKENS = {
     "member": Identity("member", frozenset(PERSON)),
     "rev": Identity("rev", frozenset({*PERSON, Scope.REVIEW})),
     "admin": Identity("admin", frozenset({*PERSON, Scope.ADMIN, Scope.REVIEW})),
-    "spawner": Identity("spawner", frozenset({Scope.LEASE})),
+    "spawner": Identity("spawner", frozenset({Scope.LEASE, Scope.PEOPLE})),
+    "batch": Identity("batch", frozenset({Scope.LEASE})),
     "nothing": Identity("nothing", frozenset()),
 }
 

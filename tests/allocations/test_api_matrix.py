@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fastapi.routing import APIRoute
 
+from allocations.api.identity import Identity, Scope
 from allocations.api.v1 import PARTS
 from allocations.api.v1.members import InvitationAnswer
 from allocations.api.v1.transitions import AdminTransition
 from allocations.lifecycle.models import ALLOCATION_TRANSITIONS, AllocationParty, RequestAction
 from tests.allocations.test_api import TOKENS, call, client, join  # noqa: F401  # a fixture
+from tests.web.test_web_session import scopes_of
 
 if TYPE_CHECKING:
     from fastapi.testclient import TestClient
@@ -96,6 +98,7 @@ RULES = {
     ),
     "DELETE /overrides/{override_id}": Rule(ADMIN, query="?why=over"),
     "GET /quotas/ann": Rule((200, 404, 404, 404, 200, 403)),
+    "PUT /people/{person}": Rule(LEASES, {"issuer": "https://sign-in.example.org", "subject": "7", "adopt": True}),
     "GET /notices": Rule(OWN_LIST),
     "POST /notices/{notice_id}/read": Rule(OWN_ONLY),
     "GET /audit": Rule(ADMIN),
@@ -258,3 +261,19 @@ def test_anothers_things_look_like_those_that_do_not_exist(world: World, route: 
 
 def test_the_roles_are_those_of_the_tokens() -> None:
     assert {*ROLES, "nothing"} <= TOKENS.keys()
+
+
+@pytest.mark.parametrize("route", [rule for rule in RULES if RULES[rule].statuses != PUBLIC])
+def test_all_scopes_but_a_routes_own_are_not_enough(world: World, route: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = STANDS_FOR.get(route, route)
+    (scope,) = (
+        one
+        for part in PARTS
+        for found in part.router.routes
+        if isinstance(found, APIRoute) and known in {f"{method} {found.path}" for method in found.methods or ()}
+        for one in scopes_of(found.dependant)
+    )
+    narrow = Identity("ann", frozenset(Scope) - {Scope(scope)})
+    monkeypatch.setitem(TOKENS, "narrow", narrow)
+    answer = world.send(route, "narrow", dict.fromkeys(world.things(), "1"))
+    assert (answer.status_code, answer.json()["code"]) == (403, "missing_scope")

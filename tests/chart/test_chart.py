@@ -12,8 +12,8 @@ from typing import Any
 import helm_python as helm
 import pytest
 import yaml
-from oauthenticator.generic import GenericOAuthenticator
 
+from hub.auth.openid import OpenIDConnectAuthenticator
 from hub.batch.jobs import JobSettings
 from tests.chart.rendering import (
     CHART,
@@ -349,7 +349,7 @@ def test_the_values_that_the_documentation_shows_are_values() -> None:
     text = (CHART.parent / "docs" / "how-to.md").read_text().partition("## Install on Kubernetes")[2]
     (block,) = re.findall(r"```yaml\n(hub:.*?)```", text.partition("\n## ")[0], re.DOTALL)
     config = json.loads(only(render(yaml.safe_load(block)), "Secret", "hub")["stringData"]["config.json"])
-    unknown = set(config["GenericOAuthenticator"]) - set(GenericOAuthenticator.class_trait_names())
+    unknown = set(config["OpenIDConnectAuthenticator"]) - set(OpenIDConnectAuthenticator.class_trait_names())
     assert not unknown
 
 

@@ -76,6 +76,30 @@ def test_people_sign_in_as_the_values_say(load: Any) -> None:
     assert config.JupyterHub.log_level == 30
 
 
+@pytest.mark.parametrize("provider", ["openid.OpenIDConnect", "presets.Myst", "presets.CILogon", "presets.Orcid"])
+def test_people_sign_in_by_a_provider(load: Any, provider: str) -> None:
+    ours = {"client_id": "meridian", "oauth_callback_url": "https://science.example/hub/oauth_callback"}
+    if provider.startswith("openid") or "Myst" in provider:
+        ours["issuer"] = "https://sign-in.example"
+    settings = {
+        "JupyterHub": {"authenticator_class": f"hub.auth.{provider}Authenticator"},
+        "OpenIDConnectAuthenticator": ours,
+        "Authenticator": {"admin_users": ["ada"]},
+    }
+    hub = {"config": settings, "reviewers": ["rev"], "adminGroups": ["chiefs"]}
+    config = load({"externalDatabase": EXTERNAL["externalDatabase"], "hub": hub}, OAUTH_CLIENT_SECRET="oidcsecret")
+    authenticator = JupyterHub(config=config).authenticator_class(config=config)
+    authenticator.require_settings()
+    assert authenticator.client_secret == "oidcsecret"
+    assert authenticator.post_logout_redirect_url == "https://science.example/hub/logout"
+    assert authenticator.allocations_url == f"http://{FULL_NAME}-allocations:8000/services/allocations"
+    assert authenticator.reserved_names == {"rev", "ada"}
+    assert authenticator.enable_auth_state
+    assert authenticator.manage_groups
+    unknown = set(config.OpenIDConnectAuthenticator) - set(authenticator.trait_names())
+    assert not unknown
+
+
 def test_a_trial_has_passwords_of_its_own(load: Any) -> None:
     config = load(TRIAL)
     authenticator = JupyterHub(config=config).authenticator_class(config=config)

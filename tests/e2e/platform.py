@@ -95,6 +95,8 @@ class Platform(Site):
     state: Path
     port: int
     process: subprocess.Popen[str] | None = None
+    # Beside this process's own environment.
+    environment: dict[str, str] = field(default_factory=dict)
     _output: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -113,6 +115,7 @@ class Platform(Site):
             self.process = subprocess.Popen(
                 ["make", "up", f"PORT={self.port}", f"STATE={self.state}"],
                 cwd=ROOT,
+                env=dict(os.environ) | self.environment,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 text=True,

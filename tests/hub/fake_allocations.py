@@ -80,6 +80,7 @@ class FakeAllocations:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.leases: dict[str, dict[str, Any]] = {}
         self.faults: dict[str, list[Any]] = {}
+        self.people: dict[str, dict[str, Any]] = {}
         self.options = start_options()
         # What happens, once, between an acquire and its answer.
         self.on_acquire: Any = None
@@ -98,6 +99,8 @@ class FakeAllocations:
         self.calls.append((path, body))
         if method == "GET":
             return 200, self.options
+        if method == "PUT":
+            return self._person(action, body)
         if action == "leases":
             lease = self.leases.setdefault(str(key), self._lease(str(key), body))
             return 201, lease
@@ -108,6 +111,18 @@ class FakeAllocations:
             lease["state"] = {"settle": "settled", "void": "voided"}[action]
             lease["ended_at"] = body.get("ended_at")
         return 200, lease
+
+    def _person(self, name: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """As the service does: one name for each person, one person for each name."""
+        who = (body["issuer"], body["subject"])
+        for known, person in self.people.items():
+            if (person["issuer"], person["subject"]) == who:
+                name = known
+        owner = self.people.get(name)
+        if owner is not None and (owner["issuer"], owner["subject"]) != who:
+            return 409, PROBLEM | {"code": "name_taken", "detail": f"The name {name} belongs to somebody else."}
+        self.people[name] = body
+        return 200, {"name": name}
 
     def fault(self, path: str) -> Any:
         """The fault set for this call, used up by it."""
@@ -156,7 +171,7 @@ class FakeAllocations:
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_POST = do_HEAD = _handle  # noqa: N815 - the names that http.server looks for
+            do_GET = do_POST = do_PUT = do_HEAD = _handle  # noqa: N815 - the names that http.server looks for
 
             def log_message(self, *args: object) -> None:
                 pass

@@ -103,7 +103,7 @@ class RunningHub:
             self.hub = subprocess.Popen(
                 command, env=self.environment, stdout=log, stderr=log, cwd=self.log.parent, start_new_session=True
             )
-        self.until(lambda: httpx.get(f"{self.url}/hub/api/").status_code == 200)
+        self.until(lambda: httpx.get(f"{self.url}/hub/api/").status_code == 200, 90)
 
     def stop_hub(self, sig: int = signal.SIGTERM) -> None:
         assert self.hub is not None
@@ -141,10 +141,10 @@ class RunningHub:
 
 
 @contextmanager
-def running_hub(directory: Path):
+def running_hub(directory: Path, **changes: str):
     service = FakeAllocations()
     with service.serving() as service_port:
-        environment = hub_environment(directory, MERIDIAN_ALLOCATIONS_PORT=str(service_port))
+        environment = hub_environment(directory, MERIDIAN_ALLOCATIONS_PORT=str(service_port), **changes)
         ports = [httpx.URL(environment[name]).port for name in ("MERIDIAN_BIND_URL", "MERIDIAN_PROXY_API_URL")]
         arguments = ["--ip=127.0.0.1", f"--port={ports[0]}", "--api-ip=127.0.0.1", f"--api-port={ports[1]}"]
         target = f"--default-target=http://127.0.0.1:{environment['MERIDIAN_HUB_PORT']}"
@@ -209,7 +209,7 @@ def test_the_start_page_has_the_form_and_a_denial_comes_back_to_it(hub):
 @pytest.mark.parametrize(
     ("token", "expected"),
     [
-        (TOKENS["SPAWNER"], {"custom:allocations:lease"}),
+        (TOKENS["SPAWNER"], {"custom:allocations:lease", "custom:allocations:people"}),
         (TOKENS["BATCH"], {"custom:allocations:lease"}),
         (TOKENS["ALLOCATIONS"], set()),
     ],

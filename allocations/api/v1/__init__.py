@@ -7,6 +7,7 @@ from allocations.api.v1 import (
     members,
     notices,
     overrides,
+    people,
     publications,
     quotas,
     requests,
@@ -14,4 +15,17 @@ from allocations.api.v1 import (
     transitions,
 )
 
-PARTS = (health, leases, allocations, members, publications, quotas, overrides, requests, notices, runs, transitions)
+PARTS = (
+    health,
+    leases,
+    allocations,
+    members,
+    publications,
+    quotas,
+    overrides,
+    people,
+    requests,
+    notices,
+    runs,
+    transitions,
+)

@@ -39,6 +39,7 @@ Requester = Annotated[Identity, Depends(needs(Scope.REQUEST))]
 Reviewer = Annotated[Identity, Depends(needs(Scope.REVIEW))]
 Administrator = Annotated[Identity, Depends(needs(Scope.ADMIN))]
 LeaseHolder = Annotated[Identity, Depends(needs(Scope.LEASE))]
+Registrar = Annotated[Identity, Depends(needs(Scope.PEOPLE))]
 Runner = Annotated[Identity, Depends(needs(Scope.RUN))]
 IdempotencyHeader = Annotated[
     str, Header(alias="Idempotency-Key", description="A new random key for each new request; repeat it to retry")
