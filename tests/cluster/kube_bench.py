@@ -245,7 +245,7 @@ class KubeBench:
         async def ended() -> bool:
             return await spawner.poll() is not None
 
-        await exponential_backoff(ended, "the server runs on", timeout=120, max_wait=0.5)
+        await exponential_backoff(ended, "the server runs on", timeout=240, max_wait=0.5)
 
     def assert_charged_as_shown(self) -> None:
         """Every lease is settled with exactly the seconds that the API server showed, and the audit finds nothing."""

@@ -19,6 +19,7 @@ from hub.spawner.manifests import ALLOCATION, LEASE, PERSON, Mount, PodTerms, bi
 from tests.cluster.conftest import GPU_TYPE
 from tests.cluster.ghost import ghost_node
 from tests.cluster.kube_bench import kube_bench
+from tests.e2e.platform import wait_for
 from tests.hub.kube_leases import leases
 
 # The first test waits for the cluster, and for its image where that is not cached.
@@ -367,6 +368,8 @@ def test_a_quota_of_the_cluster_refuses_in_a_sentence_and_charges_nothing(bench)
         namespace, {"metadata": {"name": "people"}, "spec": {"hard": {"requests.cpu": "500m"}}}
     )
     try:
+        # Until the cluster has counted, it refuses for want of a count.
+        wait_for("the quota", lambda: core.read_namespaced_resource_quota("people", namespace).status.hard, 30)
 
         async def scenario():
             async with bench.hub() as make:
