@@ -25,7 +25,7 @@ from allocations.errors import (
     UnknownAllocationError,
     UnknownSizeError,
 )
-from allocations.leases.models import Ending, EndReason, LeaseState
+from allocations.leases.models import Ending, EndReason, LeaseKind, LeaseState
 from allocations.ledger.models import Transaction, TransactionKind, Unit
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
@@ -320,6 +320,25 @@ def test_a_late_end_is_charged_to_who_left_and_to_what_was_suspended_and_at_each
     assert charged == [SMALL * 300, SMALL * 100]
     posted = {view.id: view.posted_microcredits for view in services.reports.find_allocations("")[0]}
     assert posted[root] == sum(charged)
+    bench.assert_clean()
+
+
+@pytest.mark.parametrize("is_start_first", [False, True])
+def test_a_run_that_was_voided_by_a_guess_is_charged_within_its_maximum(bench: Bench, *, is_start_first: bool) -> None:
+    request = replace(bench.request(bench.accept("ann")), kind=LeaseKind.BATCH, max_seconds=600)
+    lease = bench.services.leases.acquire(request, bench.key())
+    bench.services.leases.expire(lease.id)
+    bench.clock.pass_seconds(2000)
+    start_ms, end_ms = bench.clock.at_ms - 1500_000, bench.clock.at_ms
+    if is_start_first:
+        bench.services.leases.start(lease.id, start_ms)
+    with bench.services.database.write() as connection:
+        bench.services.leases.end_within(
+            connection, Ending(lease.id, LeaseState.SETTLED, EndReason.STOPPED, end_ms, start_ms)
+        )
+    settled = bench.services.leases.get(lease.id)
+    assert (settled.started_at, settled.ended_at) == (to_rfc3339(start_ms), to_rfc3339(start_ms + 600_000))
+    assert settled.charged_microcredits == SMALL * 600
     bench.assert_clean()
 
 
