@@ -7,6 +7,8 @@ Invariants kept here (numbers as in the design):
 3. HOLD_ENDS_ONCE: a hold is settled (charged at most what it held), voided or expired, in the transaction that locks
    its lease; the stop reported by the hub and the expiry by the worker can meet, and the second finds it ended.
 7. CHARGE_WITHIN_LIFETIME: whole seconds between start and end, rounded down, by the rate at admission.
+   Where the worker guessed an end, the first report of the true one corrects the charge, by a new hold or a refund;
+   the lease's reason tells guesses from reports, so that a second report finds nothing to correct.
 8. SERVICE_CLOCK: times reported by others are taken only between the lease's acquisition and this clock's now.
 
 Everybody who locks both locks balances first and leases, by their ids, after them; so none waits for one that waits for
@@ -59,6 +61,7 @@ class _Books:
     free: dict[tuple[str, Unit], int]
     leases: dict[str, Lease]
     holds: dict[str, list[Hold]]
+    charged_to: dict[str, list[tuple[Hold, int]]]
     paths: dict[str, list[Allocation]] = field(default_factory=dict)
     changed: set[str] = field(default_factory=set)
     movements: list[Movement] = field(default_factory=list)
@@ -148,7 +151,10 @@ class Accounting:
         return self._each(connection, renewals, self._renewed)
 
     def end(self, connection: Connection, endings: Sequence[Ending]) -> list[Outcome]:
-        """End leases; one that has ended stays as it is. Answers as `renew`: NotFoundError, TransitionError."""
+        """End leases; one that has ended stays as it is, unless the worker has guessed that and is told better.
+
+        Answers as `renew`: NotFoundError, TransitionError.
+        """
         return self._each(connection, endings, self._ended)
 
     # ------------------------------------------------------------------ inside
@@ -177,6 +183,7 @@ class Accounting:
         # The lock comes before everything that is decided on, as in admission.
         balances = self.ledger.balances(connection, on, lock=True)
         found = self.leases.locked_with_holds(connection, lease_ids)
+        guessed = [lease.id for lease, _ in found.values() if lease.is_guessed]
         nodes = self.allocations.with_ancestors(connection, on)
         people = sorted({lease.person for lease, _ in found.values()})
         return _Books(
@@ -186,6 +193,7 @@ class Accounting:
             free={at: balance.available for at, balance in balances.items()},
             leases={lease.id: lease for lease, _ in found.values()},
             holds={lease.id: holds for lease, holds in found.values()},
+            charged_to=self.leases.charged_to(connection, guessed),
         )
 
     def _renewed(self, books: _Books, renewal: Renewal) -> Lease:
@@ -249,25 +257,64 @@ class Accounting:
     def _ended(self, books: _Books, ending: Ending) -> Lease:
         lease = books.lease(ending.lease_id)
         if lease.state is not LeaseState.OPEN:
-            return lease
+            return self._corrected(books, lease, ending) if lease.is_guessed else lease
         now_ms = _now_ms(books, lease)
         if lease.started_at_ms is None and ending.started_at_ms is not None:
             lease = started(lease, books.holds[lease.id], ending.started_at_ms, now_ms)
         state, reason = ending.state, ending.reason
         if lease.started_at_ms is None and ending.void_unstarted:
-            state, reason = LeaseState.VOIDED, EndReason.NEVER_RAN
+            state, reason = LeaseState.VOIDED, EndReason.NOT_SEEN
         if lease.started_at_ms is not None and ending.refuse_started:
-            raise TransitionError("The lease's server has started, so it is settled, not voided.", "Settle it.")
+            raise _has_started()
         match state:
             case LeaseState.VOIDED:
                 end_ms = now_ms
             case LeaseState.EXPIRED:
                 end_ms = lease.ends_at_ms
             case _:
-                end_ms = min(within_lease(lease, ending.ended_at_ms, now_ms), lease.latest_end_at_ms)
-                # It stopped, so it ran; a start that was never reported is taken as the moment of the hold.
-                lease = replace(lease, started_at_ms=lease.started_at_ms or lease.acquired_at_ms)
+                lease, end_ms = _stopped(lease, ending, now_ms)
         return self._end(books, lease, state, end_ms, reason, now_ms)
+
+    def _corrected(self, books: _Books, lease: Lease, ending: Ending) -> Lease:
+        """Put a report in the place of the worker's guess; whatever tells nothing new leaves the guess.
+
+        The charge is for what ran, whatever has become of the allocation and of the person, as for a lease that is
+        open: only the balance limits it, for its hold is gone.
+        """
+        now_ms = _now_ms(books, lease)
+        if ending.state is LeaseState.VOIDED:
+            if lease.started_at_ms is not None and ending.refuse_started:
+                raise _has_started()
+            return books.change(lease, end_reason=ending.reason) if lease.state is LeaseState.VOIDED else lease
+        if ending.reason is not EndReason.STOPPED or ending.ended_at_ms is None:
+            return lease
+        if lease.started_at_ms is None and ending.started_at_ms is not None:
+            holds = [hold for hold, _ in books.charged_to[lease.id]]
+            lease = started(lease, holds, ending.started_at_ms, now_ms)
+        lease, end_ms = _stopped(lease, ending, now_ms)
+        end_ms = max(end_ms, lease.started_at_ms or 0)
+        self._recharge(books, lease, lease.seconds_at(end_ms), now_ms)
+        return books.change(
+            lease, state=LeaseState.SETTLED, ended_at_ms=end_ms, end_reason=ending.reason, moved_at_ms=now_ms
+        )
+
+    def _recharge(self, books: _Books, lease: Lease, ran: int, now_ms: int) -> None:
+        """Charge an ended lease for `ran` seconds instead of those that it was charged for.
+
+        What is missing is held and charged at once, in all units for the same seconds, as far as the balances go.
+        """
+        reach = ran
+        for last, charged_to in books.charged_to[lease.id]:
+            available = max(books.available(lease, last.unit), 0)
+            reach = min(reach, charged_to + available // last.per_second)
+        transaction = self._transaction(lease, TransactionKind.SETTLE, lease.person, now_ms)
+        for last, charged_to in books.charged_to[lease.id]:
+            if reach > charged_to:
+                hold = new_hold(lease, last.sequence + 1, last.unit, charged_to, reach)
+                books.add_hold(transaction, lease, hold)
+                books.end_hold(transaction, lease, hold, LeaseState.SETTLED, hold.amount)
+            elif ran < charged_to:
+                self._refund(books, lease, last, charged_to, ran, now_ms)
 
     def _end(
         self, books: _Books, lease: Lease, state: LeaseState, end_ms: int, reason: EndReason, now_ms: int
@@ -285,14 +332,18 @@ class Accounting:
             charged = 0 if state is LeaseState.VOIDED else hold.charge_at(ran)
             books.end_hold(transaction, lease, hold, state, charged)
             if state is LeaseState.SETTLED and ran < hold.from_second:
-                self._refund(books, lease, hold, ran, now_ms)
+                self._refund(books, lease, hold, hold.from_second, ran, now_ms)
+        # The end of one may be guessed and then reported among the same leases.
+        books.charged_to[lease.id] = [
+            (hold, 0 if state is LeaseState.VOIDED else min(ran, hold.to_second)) for hold in books.holds[lease.id]
+        ]
         books.holds[lease.id] = []
         return books.change(lease, state=state, ended_at_ms=end_ms, end_reason=reason, moved_at_ms=now_ms)
 
-    def _refund(self, books: _Books, lease: Lease, last: Hold, ran: int, now_ms: int) -> None:
-        """Give back what renewals charged beyond the end: the server had stopped before it was last believed to run."""
+    def _refund(self, books: _Books, lease: Lease, last: Hold, charged_to: int, ran: int, now_ms: int) -> None:
+        """Give back what was charged beyond the end: the server had stopped before it was last believed to run."""
         transaction = self._transaction(lease, TransactionKind.REFUND, lease.person, now_ms)
-        seconds = last.from_second - ran
+        seconds = charged_to - ran
         quantities = lease.quantities(seconds)
         books.move(transaction, lease, last, Account.POSTED, Account.FREE, seconds * last.per_second, quantities)
         books.lowered.append((lease.id, last.unit, ran))
@@ -319,6 +370,19 @@ def started(lease: Lease, holds: Sequence[Hold], started_at_ms: int | None, now_
         ends_at_ms=ends_at_ms,
         latest_end_at_ms=ends_at_ms if lease.kind is LeaseKind.BATCH else lease.latest_end_at_ms,
     )
+
+
+def _stopped(lease: Lease, ending: Ending, now_ms: int) -> tuple[Lease, int]:
+    """Return a lease whose server has run, and when that stopped.
+
+    It stopped, so it ran; a start that was never reported is taken as the moment of the hold.
+    """
+    end_ms = min(within_lease(lease, ending.ended_at_ms, now_ms), lease.latest_end_at_ms)
+    return replace(lease, started_at_ms=lease.started_at_ms or lease.acquired_at_ms), end_ms
+
+
+def _has_started() -> TransitionError:
+    return TransitionError("The lease's server has started, so it is settled, not voided.", "Settle it.")
 
 
 def within_lease(lease: Lease, at_ms: int | None, now_ms: int) -> int:

@@ -36,7 +36,12 @@ class EndReason(StrEnum):
     NEVER_RAN = "never ran"
     LOST = "lost to a fault of the platform"
     GONE = "found stopped by reconciliation"
+    NOT_SEEN = "no start was reported in time"
     NO_STOP_REPORTED = "no stop was reported in time"
+
+
+GUESSES = frozenset({EndReason.GONE, EndReason.NOT_SEEN})
+"""What the worker takes for the end of a lease until it is told better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,11 @@ class Lease:
     ended_at_ms: int | None
     end_reason: str | None
     moved_at_ms: int
+
+    @property
+    def is_guessed(self) -> bool:
+        """Say whether the lease has ended by what the worker guessed, which a report of the end corrects."""
+        return self.end_reason in GUESSES
 
     def seconds_at(self, at_ms: int) -> int:
         """Return the whole seconds that the server has run at a time; never more than the true lifetime."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import OperationalError
@@ -76,7 +76,10 @@ class LeaseService:
         self.admission.require_admissible(connection, request)
 
     def start(self, lease_id: str, started_at_ms: int | None = None, key: IdempotencyKey | None = None) -> LeaseView:
-        """The server runs: charging starts. A repeated report changes nothing."""
+        """The server runs: charging starts. A repeated report changes nothing.
+
+        Where the worker has voided the lease meanwhile, the start is noted and counts when the end is reported.
+        """
         return self._answered(key, lambda connection: self.start_within(connection, lease_id, started_at_ms))
 
     def start_within(self, connection: Connection, lease_id: str, started_at_ms: int | None) -> Lease:
@@ -84,10 +87,16 @@ class LeaseService:
         lease = self.leases.get(connection, lease_id, lock=True)
         if lease is None:
             raise no_lease(lease_id)
-        if lease.state is not LeaseState.OPEN or lease.started_at_ms is not None:
+        if lease.started_at_ms is not None or not (lease.state is LeaseState.OPEN or lease.is_guessed):
             return lease
         now_ms = max(self.clock.now_ms(), lease.moved_at_ms)
-        running = started(lease, self.leases.open_holds(connection, lease_id), started_at_ms, now_ms)
+        if lease.state is LeaseState.OPEN:
+            running = started(lease, self.leases.open_holds(connection, lease_id), started_at_ms, now_ms)
+        else:
+            # Voided, for nobody knew: remembered until its end is reported, and so far it ran for no time.
+            holds = [hold for hold, _ in self.leases.charged_to(connection, [lease_id])[lease_id]]
+            running = started(lease, holds, started_at_ms, now_ms)
+            running = replace(running, ended_at_ms=max(lease.ended_at_ms or 0, running.started_at_ms or 0))
         self.leases.save(connection, [running])
         return running
 
@@ -101,11 +110,18 @@ class LeaseService:
         return self._answered(key, lambda connection: _only(self.accounting.renew(connection, [renewal])))
 
     def settle(self, lease_id: str, ended_at_ms: int | None = None, key: IdempotencyKey | None = None) -> LeaseView:
-        """It has stopped: charge to the second, free the rest. An ended lease stays as it is."""
+        """It has stopped: charge to the second, free the rest. An ended lease stays as it is.
+
+        One whose end the worker had to guess is corrected by the first report that says when it stopped.
+        """
         return self._end(Ending(lease_id, LeaseState.SETTLED, EndReason.STOPPED, ended_at_ms), key)
 
     def void(self, lease_id: str, key: IdempotencyKey | None = None) -> LeaseView:
-        """It never ran: free the hold, charge nothing. TransitionError when it did run."""
+        """It never ran: free the hold, charge nothing. TransitionError when it did run.
+
+        Also when the worker has settled the lease by a guess: it was reported to have started, which this takes back
+        without saying what is true instead. An ended lease stays as it is otherwise.
+        """
         return self._end(Ending(lease_id, LeaseState.VOIDED, EndReason.NEVER_RAN, refuse_started=True), key)
 
     def expire(self, lease_id: str) -> LeaseView:

@@ -17,7 +17,7 @@ from allocations.lifecycle.models import RUNNING_STATES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Row
 
 _OPEN = schema.leases.c.state == LeaseState.OPEN
 # In the order of the fields, so that a row needs no names to become a lease: the worker reads thousands.
@@ -54,6 +54,15 @@ _LOCK_WITH_HOLDS = (
     .where(_C.id.in_(bindparam("leases", expanding=True)))
     .order_by(_C.id, _H.unit)
     .with_for_update(of=schema.leases)
+)
+_LATER = schema.holds.alias("later").c
+_IS_LAST = ~exists().where(_LATER.lease_id == _H.lease_id, _LATER.unit == _H.unit, _LATER.sequence > _H.sequence)
+_ALL = schema.holds.alias("all_of_unit").c
+_CHARGED = select(func.sum(_ALL.charged)).where(_ALL.lease_id == _H.lease_id, _ALL.unit == _H.unit).scalar_subquery()
+_LAST_HOLDS = (
+    select(schema.holds, _CHARGED.label("charged_in_all"))
+    .where(_H.lease_id.in_(bindparam("leases", expanding=True)), _IS_LAST)
+    .order_by(_H.lease_id, _H.unit)
 )
 _END_HOLDS = BulkUpdate(
     schema.holds, ["lease_id", "sequence", "unit"], ["state", "charged"], _H.state == literal_column("'open'")
@@ -119,6 +128,11 @@ def _lease(row: Sequence[Any]) -> Lease:
     return Lease(*values)
 
 
+def _hold(row: Row[Any]) -> Hold:
+    unit = Unit(row.unit)
+    return Hold(row.lease_id, row.sequence, unit, row.per_second, row.from_second, row.to_second, row.amount)
+
+
 class LeaseStore:
     """Leases and the holds that tile them."""
 
@@ -178,18 +192,17 @@ class LeaseStore:
     def open_holds(self, connection: Connection, lease_id: str) -> list[Hold]:
         """Return the holds of a lease that have not ended, one for each unit."""
         rows = connection.execute(_OPEN_HOLDS, {"lease": lease_id})
-        return [
-            Hold(
-                row.lease_id,
-                row.sequence,
-                Unit(row.unit),
-                row.per_second,
-                row.from_second,
-                row.to_second,
-                row.amount,
-            )
-            for row in rows
-        ]
+        return [_hold(row) for row in rows]
+
+    def charged_to(self, connection: Connection, lease_ids: Sequence[str]) -> dict[str, list[tuple[Hold, int]]]:
+        """Return the last hold of each unit of leases that have ended, and up to which second that unit is charged.
+
+        Holds tile what was charged from the first second on.
+        """
+        found: dict[str, list[tuple[Hold, int]]] = {lease_id: [] for lease_id in lease_ids}
+        for row in connection.execute(_LAST_HOLDS, {"leases": list(lease_ids)}) if lease_ids else ():
+            found[row.lease_id].append((_hold(row), int(row.charged_in_all) // row.per_second))
+        return found
 
     def end_holds(self, connection: Connection, ended: Sequence[tuple[Hold, LeaseState, int]]) -> None:
         """Mark holds as ended, each once, with the state and the charge: their rows must still be open."""

@@ -40,7 +40,10 @@ class Node:
 
 @dataclass
 class Run:
-    """What the oracle knows of a lease: its one open hold covers the seconds [held_from, held_to)."""
+    """What the oracle knows of a lease: its one open hold covers the seconds [held_from, held_to).
+
+    Once it has ended, `charged_to` is the second to which it is charged, and `guessed` that nobody has reported when.
+    """
 
     node: str
     person: str
@@ -52,6 +55,8 @@ class Run:
     seen_ms: int | None = None
     held_from: int = 0
     held_to: int = QUANTUM
+    charged_to: int = 0
+    guessed: bool = False
 
     def seconds_at(self, at_ms: int) -> int:
         return 0 if self.started_ms is None else max(0, at_ms - self.started_ms) // 1000
@@ -99,7 +104,8 @@ class Oracle:
 
     def charge_until(self, run: Run, second: int) -> None:
         """End the hold: what it covers before the second is posted, or what was posted beyond it is given back."""
-        charged = min(second, run.held_to) - run.held_from
+        run.charged_to = min(second, run.held_to)
+        charged = run.charged_to - run.held_from
         self.move(run.node, held=-run.rate * (run.held_to - run.held_from), posted=run.rate * charged)
 
     def extend(self, run: Run, ran: int, wanted: int) -> None:
@@ -151,4 +157,28 @@ class Oracle:
     def expire(self, run: Run) -> None:
         """Charged to the end of what is held, unless it never started."""
         self.charge_until(run, 0 if run.started_ms is None else run.held_to)
-        run.state = "voided" if run.started_ms is None else "expired"
+        run.state, run.guessed = ("voided", True) if run.started_ms is None else ("expired", False)
+
+    def vanish(self, run: Run, now_ms: int) -> None:
+        """Charged to when it was last seen, unless it never started; until somebody knows better."""
+        if run.started_ms is None:
+            self.expire(run)
+        else:
+            self.settle(run, run.seen_ms or run.started_ms, now_ms)
+        run.guessed = True
+
+    def correct(self, run: Run, ended_ms: int, now_ms: int) -> str:
+        """Charge what is missing after a guess, as far as the balance goes, or give back; say which."""
+        was_voided = run.state == "voided"
+        run.started_ms = run.acquired_ms if run.started_ms is None else run.started_ms
+        ran = run.seconds_at(min(run.within(ended_ms, now_ms), run.latest_end_ms))
+        free = max(0, min(node.free for node in self.path(run.node)))
+        reach = min(ran, run.charged_to + free // run.rate)
+        more = reach - run.charged_to
+        self.move(run.node, held=0, posted=run.rate * more)
+        run.state, run.guessed, run.charged_to = "settled", False, reach
+        if reach < ran:
+            return "late end, beyond the balance"
+        if more > 0:
+            return "late end after a void" if was_voided else "late end"
+        return "late end, given back" if more < 0 else "late end, nothing more"

@@ -291,6 +291,40 @@ def test_a_start_that_is_reported_while_the_lease_ends_changes_nothing(benches: 
     first.assert_clean()
 
 
+def test_a_report_that_waits_for_the_workers_guess_corrects_it(benches: tuple[Bench, Bench]) -> None:
+    first, second = benches
+    lease = first.acquire(first.accept("ann"))
+    first.services.leases.start(lease.id)
+    with first.services.database.read() as connection:
+        known = first.services.lease_store.get(connection, lease.id)
+    assert known is not None
+    first.clock.pass_seconds(100)
+    race(
+        first,
+        lambda: first.services.leases.end_gone([known]),
+        lambda: second.services.leases.settle(lease.id, first.clock.at_ms),
+        "journal",
+    )
+    assert first.services.leases.get(lease.id).charged_microcredits == SMALL * 100
+    first.assert_clean()
+
+
+def test_a_guess_is_corrected_once(benches: tuple[Bench, Bench]) -> None:
+    first, second = benches
+    lease = first.acquire(first.accept("ann"))
+    first.services.leases.expire(lease.id)
+    first.clock.pass_seconds(100)
+    corrected, again = race(
+        first,
+        lambda: first.services.leases.settle(lease.id, first.clock.at_ms),
+        lambda: second.services.leases.settle(lease.id, first.clock.at_ms - 50_000),
+        "journal",
+    )
+    assert corrected == again
+    assert first.services.leases.get(lease.id).charged_microcredits == SMALL * 100
+    first.assert_clean()
+
+
 def test_a_renewal_that_waits_for_the_end_finds_the_lease_ended(benches: tuple[Bench, Bench]) -> None:
     first, second = benches
     lease = first.acquire(first.accept("ann"))

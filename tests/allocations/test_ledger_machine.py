@@ -333,11 +333,12 @@ class LedgerMachine(RuleBasedStateMachine):
     def start(self, lease: str, early_ms: int) -> None:
         run = self.oracle.runs[lease]
         self.services.leases.start(lease, self.now_ms - early_ms)
-        if run.state == "open" and run.started_ms is None:
+        is_open = run.state == "open"
+        if run.started_ms is None and (is_open or run.guessed):
             run.started_ms = run.within(self.now_ms - early_ms, self.now_ms)
             run.seen_ms = self.now_ms
             run.ends_ms = run.started_ms + run.held_to * 1000
-            self.note("start")
+            self.note("start" if is_open else "late start after a void")
 
     @rule(lease=leases, ago_ms=st.integers(-10_000, 2_000_000))
     def renew(self, lease: str, ago_ms: int) -> None:
@@ -363,31 +364,38 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(lease=leases, agos_ms=st.lists(st.integers(-10_000, 4_000_000), min_size=1, max_size=3))
     def settle(self, lease: str, agos_ms: list[int]) -> None:
-        """The first report of an end counts, of a lease that is open; all others change nothing (INVARIANT 3)."""
+        """The first report of an end counts, of a lease that is open or whose end was guessed (INVARIANT 3)."""
         run = self.oracle.runs[lease]
         before = self.services.leases.get(lease)
-        if run.state == "open" and len(agos_ms) > 1:
+        is_awaited = run.state == "open" or run.guessed
+        if is_awaited and len(agos_ms) > 1:
             self.crash(lambda: self.services.leases.settle(lease, self.now_ms - agos_ms[-1]))
             self.note("settle that died, and several reports")
         first, *others = [self.services.leases.settle(lease, self.now_ms - ago_ms) for ago_ms in agos_ms]
         assert all(other == first for other in others)
-        self.note("settle" if run.state == "open" else "settle what has ended")
-        if run.state == "open":
+        if run.guessed:
+            self.note(self.oracle.correct(run, self.now_ms - agos_ms[0], self.now_ms))
+        elif run.state == "open":
+            self.note("settle")
             self.oracle.settle(run, self.now_ms - agos_ms[0], self.now_ms)
         else:
+            self.note("settle what has ended")
             assert first == before
         assert first.state == run.state
+        if run.state == "settled":
+            assert first.charged_microcredits == run.rate * run.charged_to
 
     @rule(lease=leases)
     def void(self, lease: str) -> None:
         run = self.oracle.runs[lease]
-        if run.state == "open" and run.started_ms is not None:
+        if (run.state == "open" or run.guessed) and run.started_ms is not None:
             with pytest.raises(TransitionError):
                 self.services.leases.void(lease)
             return
         if run.state == "open":
             self.note("void")
             self.oracle.expire(run)
+        run.guessed = False
         assert self.services.leases.void(lease).state == run.state
 
     @rule(lease=leases)
@@ -399,6 +407,50 @@ class LedgerMachine(RuleBasedStateMachine):
         view = self.services.leases.expire(lease)
         assert view.state == run.state
         assert self.services.leases.expire(lease) == view
+
+    @rule(lease=leases, is_seen=st.booleans())
+    def vanish(self, lease: str, is_seen: bool) -> None:
+        """The hub lists the server no more, and the worker guesses when it ended."""
+        run = self.oracle.runs[lease]
+        with self.services.database.write() as connection:
+            if is_seen and run.state == "open" and run.started_ms is not None:
+                self.services.lease_store.mark_seen(connection, [lease], self.now_ms)
+                run.seen_ms = self.now_ms
+            known = self.services.lease_store.get(connection, lease)
+        assert known is not None
+        self.services.leases.end_gone([known])
+        if run.state == "open":
+            self.note("vanish" if run.started_ms is not None else "vanish, never started")
+            self.oracle.vanish(run, self.now_ms)
+        assert self.services.leases.get(lease).state == run.state
+
+    @rule(
+        target=leases,
+        node=nodes,
+        person=st.sampled_from(PEOPLE),
+        size=st.sampled_from(sorted(RATES)),
+        is_start_reported=st.booleans(),
+        unseen_ms=st.integers(1, 3_000_000),
+        agos_ms=st.lists(st.integers(-10_000, 3_000_000), min_size=1, max_size=3),
+    )
+    def be_cut_off(
+        self, node: str, person: str, size: str, is_start_reported: bool, unseen_ms: int, agos_ms: list[int]
+    ):
+        """The hub is, while a server runs: what it knew comes after the worker's guess."""
+        before = len(self.oracle.runs)
+        self.acquire(node, person, size, is_answer_lost=False)
+        if len(self.oracle.runs) == before:
+            return multiple()
+        lease = list(self.oracle.runs)[-1]
+        started_ms = self.now_ms
+        if is_start_reported:
+            self.start(lease, 0)
+            self.clock.at_ms += 100_000
+        self.vanish(lease, is_seen=True)
+        self.clock.at_ms += unseen_ms
+        self.start(lease, self.now_ms - started_ms)
+        self.settle(lease, agos_ms)
+        return lease
 
     @rule(node=nodes, person=st.sampled_from(PEOPLE), size=st.sampled_from(sorted(RATES)))
     def fail_to_start(self, node: str, person: str, size: str) -> None:
@@ -505,6 +557,8 @@ VERBS = {
     *("divide", "share", "shrink below what is used", "award", "suspend", "resume", "move", "delete"),
     *("hold", "hold, its answer lost", "ask again", "start", "renew", "renew, ended", "renew out of order"),
     *("settle", "settle what has ended", "settle that died, and several reports", "void", "expire"),
+    *("vanish", "vanish, never started", "late start after a void", "late end", "late end after a void"),
+    *("late end, given back", "late end, beyond the balance"),
     *("tick renews", "tick does not renew", "tick stops", "tick expires"),
     *("divide, refused", "share, refused", "move, refused", "delete, refused"),
     *("hold, AllocationNotActiveError", "hold, InsufficientBalanceError"),

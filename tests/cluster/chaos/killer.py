@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Container, Iterator, Sequence
     from pathlib import Path
 
     from tests.cluster.chaos.parts import Part
@@ -90,10 +90,14 @@ class Keeper:
                 self._write(f"{part.name} has fallen by itself")
                 self._note_dead(part, FELL_DOWN_SECONDS)
 
-    def seconds_away(self, begin: datetime, end: datetime) -> float:
-        """For how long between the two at least one part was dead, or had not been up again for long."""
+    def seconds_away(self, begin: datetime, end: datetime, of: Container[str] | None = None) -> float:
+        """For how long between the two at least one part was dead, or had not been up again for long.
+
+        `of` are the names of the parts that count, None for all.
+        """
         away, reached = 0.0, begin
-        for outage in sorted(self.outages, key=lambda one: one.since):
+        outages = (outage for outage in self.outages if of is None or outage.victim in of)
+        for outage in sorted(outages, key=lambda one: one.since):
             until = min(end, (outage.until or end) + timedelta(seconds=RECOVERY_SECONDS))
             away += max((until - max(reached, outage.since)).total_seconds(), 0)
             reached = max(reached, until)

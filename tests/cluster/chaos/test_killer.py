@@ -31,3 +31,5 @@ def test_time_that_several_parts_were_away_counts_once_and_only_within_the_time_
     assert keeper.seconds_away(at(15), at(18)) == 3
     assert keeper.seconds_away(at(50), at(90)) == 0
     assert keeper.seconds_away(at(90), at(107)) == 7
+    assert keeper.seconds_away(at(0), at(60), of={"hub"}) == 2 + RECOVERY_SECONDS
+    assert keeper.seconds_away(at(90), at(107), of={"hub", "etcd"}) == 0
