@@ -1,4 +1,4 @@
-# Two commands on a fresh machine: `make up` runs the platform, `make test` checks everything but what needs a cluster.
+# Two commands on a fresh machine: `make up` runs the platform, `make test` checks everything.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
@@ -9,8 +9,9 @@ STATE ?= state
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The fast tests disturb nobody and share the cores; the slow ones measure time, and each has the machine to itself.
+# Fast and slow tests share the cores; those of a whole platform, in a browser or on a cluster, have them to themselves.
 FAST := -n logical --dist worksteal -m "not slow and not e2e and not cluster"
+SLOW := -n logical --dist worksteal -m "slow and not e2e and not cluster"
 UPSTREAM := tests/cluster/kubespawner_suite/sources $(BIN)/uv $(BIN)/python
 
 .PHONY: help up test test-cluster test-kubespawner test-fast lint chaos bench mutations images lock published clean
@@ -48,13 +49,15 @@ lint: $(VENV)/installed-dev                    ## check format, style, types and
 test-fast: $(VENV)/installed-dev               ## unit and property tests, in about a minute
 	$(BIN)/pytest -q $(FAST)
 
-test: $(VENV)/installed-dev node_modules/installed lint   ## everything but the cluster, in a real browser against the real platform
+test: $(VENV)/installed-dev node_modules/installed lint   ## everything, in a real browser, on real databases and a real Kubernetes
 	scripts/install-test-tools chromium postgresql
 	$(BIN)/pytest $(FAST)
-	$(BIN)/pytest -m "(slow or e2e) and not cluster"
+	$(BIN)/pytest $(SLOW)
+	$(BIN)/pytest -m "e2e and not cluster"
+	$(MAKE) test-cluster
 
 test-cluster: $(VENV)/installed-dev node_modules/installed   ## servers as pods on a real Kubernetes, built here unless KUBECONFIG names one
-	scripts/install-test-tools chromium
+	scripts/install-test-tools chromium postgresql
 	test -n "$${KUBECONFIG:-}" || tests/cluster/scripts/build >/dev/null
 	$(BIN)/pytest -m "cluster and not upstream"
 	@if $(UPSTREAM) >/dev/null; then $(BIN)/pytest -m upstream; else echo 'left out: make test-kubespawner, see above' >&2; fi
