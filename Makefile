@@ -14,7 +14,7 @@ FAST := -n logical --dist worksteal -m "not slow and not e2e and not cluster"
 SLOW := -n logical --dist worksteal -m "slow and not e2e and not cluster"
 UPSTREAM := tests/cluster/kubespawner_suite/sources $(BIN)/uv $(BIN)/python
 
-.PHONY: help up test test-cluster test-kubespawner test-fast lint chaos bench mutations images lock published clean
+.PHONY: help up test test-cluster test-kubespawner test-fast lint explore chaos attack bench mutations images lock published clean
 
 help:            ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -50,7 +50,9 @@ test-fast: $(VENV)/installed-dev               ## unit and property tests, in ab
 	$(BIN)/pytest -q $(FAST)
 
 test: $(VENV)/installed-dev node_modules/installed lint   ## everything, in a real browser, on real databases and a real Kubernetes
-	scripts/install-test-tools chromium postgresql
+	scripts/install-test-tools btrfs-progs chromium postgresql xfsprogs
+	@# What the tests leave of the processors builds the cluster's programs, which those at the end wait for.
+	test -n "$${KUBECONFIG:-}" || { chrt --idle 0 tests/cluster/scripts/build >/dev/null 2>&1 & }
 	$(BIN)/pytest $(FAST)
 	$(BIN)/pytest $(SLOW)
 	$(BIN)/pytest -m "e2e and not cluster"
@@ -66,17 +68,23 @@ test-kubespawner: $(VENV)/installed-dev        ## KubeSpawner's own tests with o
 	$(UPSTREAM) >/dev/null
 	$(BIN)/pytest -m upstream
 
+explore: $(VENV)/installed-dev                 ## look for examples that break the property tests, other ones each time: ONLY=words of their names
+	$(BIN)/pytest -q $(FAST) --hypothesis-profile=explore $(if $(ONLY),-k "$(ONLY)")
+
 chaos: $(VENV)/installed-dev node_modules/installed   ## kill parts of the platform and the cluster at random: MINUTES=30 SEED=1
 	scripts/install-test-tools postgresql
 	test -n "$${KUBECONFIG:-}" || tests/cluster/scripts/build >/dev/null
-	MERIDIAN_CHAOS_MINUTES="$(MINUTES)" MERIDIAN_CHAOS_SEED="$(SEED)" $(BIN)/pytest -s -q tests/cluster/chaos
+	MERIDIAN_CHAOS_MINUTES="$(MINUTES)" MERIDIAN_CHAOS_SEED="$(SEED)" $(BIN)/pytest -s -q --basetemp="$${TMPDIR:-/tmp}/meridian-chaos" tests/cluster/chaos
+
+attack: $(VENV)/installed-dev                  ## purge an area whose owner does all to have more purged (as root): ROUNDS=10000 SEED=1
+	MERIDIAN_ATTACK_ROUNDS="$(or $(ROUNDS),10000)" MERIDIAN_ATTACK_SEED="$(or $(SEED),1)" $(BIN)/pytest -s -q tests/storage/attack
 
 bench: $(VENV)/installed-dev node_modules/installed       ## compare with the alternatives, in the same run
-	scripts/install-test-tools postgresql
+	scripts/install-test-tools postgresql zstd
 	$(BIN)/python -m benchmarks
 
 mutations: $(VENV)/installed-dev               ## take away one lock or condition at a time and see the tests notice: long
-	scripts/install-test-tools postgresql
+	scripts/install-test-tools btrfs-progs postgresql xfsprogs
 	$(BIN)/python -m tests.mutations
 
 images: node_modules/installed                 ## build the container images with buildah or docker: BASE=image TAG=tag

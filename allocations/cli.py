@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.table import Table
 
 from allocations import __version__
+from allocations.clock import SystemClock
+from allocations.commands.archive import archive
+from allocations.commands.options import (
+    DEFAULT_STATE,
+    Commands,
+    database_option,
+    open_database,
+    policies_option,
+    reading,
+)
+from allocations.commands.purge import purge
 from allocations.db.database import Database
 from allocations.db.migrate import revision_of, upgrade
 from allocations.errors import AllocationsError
@@ -22,70 +33,20 @@ from allocations.ledger.explain import explain
 from allocations.ledger.invariants import Invariant
 from allocations.ledger.telling import tell
 from allocations.policy.loader import load_policy, policy_schema
+from allocations.reports.exports import FileFormat
+from allocations.reports.platform_use import PACE_DAYS, Period, UseBy, UseStep, day_of, read_use, rebuild_use
+from allocations.reports.platform_use_files import BYTES_PER_TB, MICROCREDITS_PER_CREDIT, SECONDS_PER_HOUR, use_file
 from allocations.settings import ROOT
+from allocations.storage.purge.deciding import decide
 from hub.batch.commands import batch, login
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from datetime import datetime
 
-    from sqlalchemy import Connection
+    from allocations.reports.platform_use import UseReport
 
-DEFAULT_STATE = Path("state")
+DAYS_AT_FIRST = 30
 out = Console()
-
-
-class Commands(click.Group):
-    """A group that shows our errors as one sentence and a remedy, with exit status 1."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except AllocationsError as error:
-            click.echo(f"meridian: {error.detail}", err=True)
-            if error.remedy:
-                click.echo(f"  {error.remedy}", err=True)
-            sys.exit(1)
-
-
-def database_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Let a command choose its database: by URL, or by the state directory of a local installation."""
-    command = click.option(
-        "--state", type=click.Path(path_type=Path), default=DEFAULT_STATE, help="State directory of `make up`."
-    )(command)
-    return click.option(
-        "--database", envvar="MERIDIAN_DATABASE_URL", help="Database URL, in place of a state directory."
-    )(command)
-
-
-policies_option = click.option(
-    "--policies",
-    envvar="MERIDIAN_POLICIES",
-    type=click.Path(path_type=Path),
-    default=ROOT / "policies",
-    help="Policy files: the prices and the grace of leases are in them.",
-)
-
-
-def open_database(database: str | None, state: Path) -> Database:
-    """Open an existing database; a missing one is an error, not an empty one."""
-    if database is None:
-        path = state / "allocations.sqlite"
-        if not path.exists():
-            raise click.UsageError(f"There is no database in {state}: give --state or --database.")
-        database = f"sqlite:///{path}"
-    return Database(database)
-
-
-@contextmanager
-def reading(database: str | None, state: Path) -> Iterator[Connection]:
-    """Open an existing database for one reading transaction, and close it."""
-    opened = open_database(database, state)
-    try:
-        with opened.read() as connection:
-            yield connection
-    finally:
-        opened.dispose()
 
 
 @click.group(cls=Commands)
@@ -119,6 +80,15 @@ def worker() -> None:
     from allocations.worker import run  # noqa: PLC0415  # as above
 
     run()
+
+
+@main.command()
+@click.option("--once", is_flag=True, help="Do each duty once, now, and end: status 1 when not all could be done.")
+def storage(*, once: bool) -> None:
+    """Keep people's files: open areas, limit, measure, charge, purge, restore, as MERIDIAN_STORAGE_CONFIG says."""
+    from allocations.storage_agent import run  # noqa: PLC0415  # as above
+
+    sys.exit(0 if run(once=once) else 1)
 
 
 @main.command("api-reference", hidden=True)
@@ -157,6 +127,22 @@ def policy_check(directory: Path, as_json: bool) -> None:
 def policy_print_schema() -> None:
     """Print the JSON Schema of the policy."""
     click.echo(policy_schema(), nl=False)
+
+
+@policy.command("explain")
+@click.argument("storage", type=click.Choice(["home", "scratch", "shared", "object"]))
+@click.argument("tier")
+@click.argument("path")
+@click.option("--state", "state_name", default="active", help="State of the allocation.")
+@click.option("--bytes", "size_bytes", default=0, help="Size of the file.")
+@policies_option
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def policy_explain(
+    storage: str, tier: str, path: str, state_name: str, size_bytes: int, policies: Path, as_json: bool
+) -> None:
+    """Say which rule of storage.yaml decides on a file: its class of storage, tier, and path within its area."""
+    decision = decide(load_policy(policies), storage, tier, state_name, path, size_bytes)
+    click.echo(json.dumps(asdict(decision)) if as_json else decision.sentence)
 
 
 @main.group()
@@ -223,6 +209,102 @@ def ledger_explain(of_id: str, database: str | None, state: Path, policies: Path
     sys.exit(0 if all(check.holds for check in story.checks) else 1)
 
 
+@ledger.command("rebuild-use")
+@database_option
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def ledger_rebuild_use(database: str | None, state: Path, as_json: bool) -> None:
+    """Derive the use by day, from which reports are made, anew from the journal; say what was wrong."""
+    opened = open_database(database, state)
+    with opened.write() as connection:
+        wrong = rebuild_use(connection)
+    opened.dispose()
+    if as_json:
+        click.echo(json.dumps({"wrong": wrong}))
+    else:
+        click.echo(
+            f"The use by day was as the journal says, but for {wrong:,} rows, which are right now."
+            if wrong
+            else "The use by day is as the journal says."
+        )
+
+
+@main.command()
+@click.option("--first", type=click.DateTime(["%Y-%m-%d"]), help="First day, by UTC; 29 days before today by default.")
+@click.option("--last", type=click.DateTime(["%Y-%m-%d"]), help="Last day; today by default. A later one is forecast.")
+@click.option("--by", type=click.Choice([one.value for one in UseBy]), default="tier", show_default=True)
+@click.option("--step", type=click.Choice([one.value for one in UseStep]), help="As fits the period, by default.")
+@click.option("--csv", "as_csv", is_flag=True, help="A table of every group in each step, for spreadsheets.")
+@click.option(
+    "--parquet", type=click.Path(dir_okay=False, path_type=Path), help="The same, into a file; needs pyarrow."
+)
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+@database_option
+@policies_option
+def report(
+    first: datetime | None,
+    last: datetime | None,
+    by: str,
+    step: str | None,
+    as_csv: bool,
+    parquet: Path | None,
+    as_json: bool,
+    database: str | None,
+    state: Path,
+    policies: Path,
+) -> None:
+    """Report the use of a period by time and by tier, institution, country or allocation, with a forecast."""
+    today = day_of(SystemClock().now_ms())
+    ends = last.date() if last else today
+    period = Period(first.date() if first else ends - timedelta(days=DAYS_AT_FIRST - 1), ends)
+    chosen, known = UseStep(step) if step else period.step, load_policy(policies)
+    opened = open_database(database, state)
+    try:
+        if parquet is not None:
+            parts = use_file(opened, known, period, UseBy(by), chosen, FileFormat.PARQUET)
+            with parquet.open("wb") as file:
+                file.writelines(part for part in parts if isinstance(part, bytes))
+        elif as_csv:
+            for part in use_file(opened, known, period, UseBy(by), chosen, FileFormat.CSV):
+                click.echo(part, nl=False)
+        else:
+            with opened.read() as connection:
+                found = read_use(connection, known, period, UseBy(by), chosen, today)
+            if as_json:
+                click.echo(found.model_dump_json())
+            else:
+                show_use(found)
+    finally:
+        opened.dispose()
+
+
+def show_use(found: UseReport) -> None:
+    """Print the use by time and by group, and how the forecast was made."""
+    for title, rows in (
+        (f"by {found.step}", [(f"{one.first_day} – {one.last_day}", one) for one in found.steps]),
+        (f"by {found.by}, the largest first", [(one.title, one) for one in found.groups]),
+    ):
+        storage = ("Storage, credits", "TB-days")
+        table = Table("", "Credits", "Core-hours", "GPU-hours", "GiB-hours", *storage, title=f"Use {title}")
+        for name, use in [*rows, *([("all", found.total)] if rows else [])]:
+            seconds = (use.core_seconds, use.gpu_seconds, use.gib_seconds)
+            hours = [f"{one / SECONDS_PER_HOUR:,.1f}" for one in seconds]
+            charged, stored = (
+                f"{one / MICROCREDITS_PER_CREDIT:,.2f}" for one in (use.microcredits, use.storage_microcredits)
+            )
+            table.add_row(name, charged, *hours, stored, f"{use.byte_days / BYTES_PER_TB:,.3f}")
+        out.print(table)
+    if found.groups_left_out:
+        out.print(f"{found.groups_left_out} smaller ones are left out; --csv has all.")
+    if found.forecast and found.forecast.days_left:
+        one = found.forecast
+        out.print(
+            f"Forecast for the whole period: {one.microcredits / MICROCREDITS_PER_CREDIT:,.2f} credits: what was used, "
+            f"and for each of the {one.days_left} days after today the mean of the {one.measured_days} whole days "
+            f"before it ({PACE_DAYS} where there were as many).",
+            highlight=False,
+        )
+
+
 @main.group()
 def db() -> None:
     """The database."""
@@ -237,8 +319,10 @@ def db_upgrade(database: str) -> None:
     click.echo(f"The database is at revision {revision_of(opened)}.")
 
 
+main.add_command(archive)
 main.add_command(batch)
 main.add_command(login)
+main.add_command(purge)
 
 if __name__ == "__main__":
     main()

@@ -31,6 +31,12 @@ class NotAMemberError(AllocationsError):
     title = "Not a member of the allocation"
 
 
+class PersonSuspendedError(AllocationsError):
+    code = "person_suspended"
+    status = 403
+    title = "Suspended"
+
+
 class NotAllowedError(AllocationsError):
     code = "not_allowed"
     status = 403
@@ -59,6 +65,12 @@ class AllocationNotActiveError(AllocationsError):
     code = "allocation_not_active"
     status = 403
     title = "The allocation is not active"
+
+
+class StorageLockedError(AllocationsError):
+    code = "storage_locked"
+    status = 403
+    title = "Storage is locked"
 
 
 class NotFoundError(AllocationsError):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from allocations.clock import SystemClock
 from allocations.db.database import Database
+from allocations.duties import Duties
 from allocations.ids import random_id
 from allocations.leases.accounting import Accounting
 from allocations.leases.admission import Admission
@@ -14,17 +15,22 @@ from allocations.leases.offers import OfferService
 from allocations.leases.queue import LeaseQueue
 from allocations.leases.quotas import QuotaService
 from allocations.leases.service import LeaseService
+from allocations.leases.sessions import SessionService
 from allocations.leases.showing import LeaseViews
+from allocations.leases.standing import StandingReader
 from allocations.leases.store import LeaseStore
 from allocations.ledger.service import Ledger
 from allocations.lifecycle.agreements import AgreementService
 from allocations.lifecycle.allocations import AllocationService
 from allocations.lifecycle.authority import Authority
+from allocations.lifecycle.deciding import RequestDecider
 from allocations.lifecycle.members import MemberService
 from allocations.lifecycle.overrides import OverrideService
 from allocations.lifecycle.people import PeopleService
 from allocations.lifecycle.publications import PublicationService
+from allocations.lifecycle.request_records import RequestRecords
 from allocations.lifecycle.requests import RequestService
+from allocations.lifecycle.reviewers import ReviewerService
 from allocations.lifecycle.stores.agreements import AgreementStore
 from allocations.lifecycle.stores.allocations import AllocationStore
 from allocations.lifecycle.stores.audit import AuditStore
@@ -33,22 +39,58 @@ from allocations.lifecycle.stores.overrides import OverrideStore
 from allocations.lifecycle.stores.people import PeopleStore
 from allocations.lifecycle.stores.publications import PublicationStore
 from allocations.lifecycle.stores.requests import RequestStore
+from allocations.lifecycle.stores.reviewers import ReviewerStore
+from allocations.lifecycle.stores.suspensions import SuspensionStore
+from allocations.lifecycle.suspensions import SuspensionService
 from allocations.lifecycle.tree import TreeService
+from allocations.notify.calendar import CalendarService
+from allocations.notify.composer import MailComposer
 from allocations.notify.inbox import InboxService
+from allocations.notify.links import LinkStore
 from allocations.notify.mailer import Mailer
+from allocations.notify.preferences import ChoiceStore, PreferenceService
 from allocations.notify.reminders import ReminderService
+from allocations.notify.stopping import StopWarningService
 from allocations.notify.store import NoticeStore
 from allocations.notify.texts import TextService
 from allocations.notify.transports import FileTransport, SmtpTransport
 from allocations.notify.truth import TruthService
+from allocations.notify.unsubscribing import UnsubscribeService
 from allocations.outbox import Outbox
 from allocations.policy.loader import load_policy, with_idle_seconds
+from allocations.reports.administration import PlatformReportService
 from allocations.reports.allocations import AllocationViewBuilder
 from allocations.reports.awards import StandingViewBuilder
+from allocations.reports.purges import PurgeReportService
 from allocations.reports.service import ReportService
+from allocations.reports.storage import StorageReportService
 from allocations.runs.files import RunFiles
 from allocations.runs.service import RunService
 from allocations.runs.store import RunStore
+from allocations.storage.access import AreaAccess
+from allocations.storage.accrual import AccrualService
+from allocations.storage.archives import ArchiveService
+from allocations.storage.ended import EndService
+from allocations.storage.ended_store import EndStore
+from allocations.storage.expiry import ArchiveRemover, ExpiryService
+from allocations.storage.listing import open_archive
+from allocations.storage.measures import MeasureService
+from allocations.storage.models import StorageClass
+from allocations.storage.owners import OwnerService
+from allocations.storage.purge.exemptions import ExemptionService
+from allocations.storage.purge.moving import Moves
+from allocations.storage.purge.run import PurgeRunner
+from allocations.storage.purge.service import PurgeService
+from allocations.storage.purge.standing import Standing
+from allocations.storage.purge.steps import Steps
+from allocations.storage.purge.store import ArchiveStore, ExemptionStore, PurgeStore
+from allocations.storage.purge.telling import PurgeNotices
+from allocations.storage.restores.run import RestoreRunner
+from allocations.storage.restores.service import RestoreService
+from allocations.storage.scratch import ScratchLeaseService
+from allocations.storage.scratch_store import ScratchLeaseStore
+from allocations.storage.states import StateService
+from allocations.storage.store import StorageStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,6 +111,7 @@ class Services:
     policy: Policy
     leases: LeaseService
     lease_store: LeaseStore
+    sessions: SessionService
     offers: OfferService
     quotas: QuotaService
     lifecycle: AllocationService
@@ -77,12 +120,31 @@ class Services:
     tree: TreeService
     overrides: OverrideService
     people: PeopleService
+    suspensions: SuspensionService
     publications: PublicationService
     requests: RequestService
+    reviewers: ReviewerService
     runs: RunService
     reports: ReportService
+    platform_reports: PlatformReportService
+    storage_reports: StorageReportService
+    purge_reports: PurgeReportService
+    archives: ArchiveService
+    storage_states: StateService
     reminders: ReminderService
+    stop_warnings: StopWarningService
     inbox: InboxService
+    preferences: PreferenceService
+    calendar: CalendarService
+    unsubscribing: UnsubscribeService
+    purges: PurgeService
+    purge_runner: PurgeRunner
+    exemptions: ExemptionService
+    restores: RestoreService
+    ends: EndService
+    expiry: ExpiryService
+    archive_remover: ArchiveRemover
+    scratch_leases: ScratchLeaseService
 
 
 def make_services(
@@ -98,7 +160,9 @@ def make_services(
     allocations, agreements, audit = AllocationStore(), AgreementStore(), AuditStore()
     requests, lease_store, runs = RequestStore(), LeaseStore(), RunStore()
     invitations, outbox = InvitationStore(), Outbox()
-    notices, publications = NoticeStore(), PublicationStore()
+    reviewers = ReviewerStore()
+    notices, publications, links = NoticeStore(), PublicationStore(), LinkStore()
+    preferences = PreferenceService(database=database, policy=policy, choices=ChoiceStore())
     authority = Authority(
         clock=clock, policy=policy, ledger=ledger, allocations=allocations, audit=audit, outbox=outbox
     )
@@ -111,7 +175,18 @@ def make_services(
         allocations=allocations,
         authority=authority,
     )
-    overrides = OverrideStore()
+    overrides, suspensions, people = OverrideStore(), SuspensionStore(), PeopleStore()
+    owners = OwnerService(database=database, policy=policy, allocations=allocations, store=StorageStore())
+    storage_states = StateService(
+        database=database,
+        clock=clock,
+        policy=policy,
+        allocations=allocations,
+        store=StorageStore(),
+        owners=owners,
+        notices=notices,
+        outbox=outbox,
+    )
     admission = Admission(
         clock=clock,
         new_id=new_id,
@@ -121,9 +196,17 @@ def make_services(
         allocations=allocations,
         agreements=agreements,
         overrides=overrides,
+        suspensions=suspensions,
+        storage=storage_states,
     )
     accounting = Accounting(
-        clock=clock, new_id=new_id, policy=policy, ledger=ledger, leases=lease_store, allocations=allocations
+        clock=clock,
+        new_id=new_id,
+        policy=policy,
+        ledger=ledger,
+        leases=lease_store,
+        allocations=allocations,
+        suspensions=suspensions,
     )
     shown = LeaseViews(lease_store, allocations, policy)
     leases = LeaseService(
@@ -135,6 +218,13 @@ def make_services(
         accounting=accounting,
         queue=LeaseQueue(database, admission, accounting, shown),
     )
+    access = AreaAccess(areas=StorageStore(), authority=authority)
+    leases_of_scratch = ScratchLeaseStore()
+    standing = Standing(clock=clock, policy=policy, allocations=allocations, leases=leases_of_scratch)
+    purges, exemptions, archives = PurgeStore(), ExemptionStore(), ArchiveStore()
+    purge_notices = PurgeNotices(access=access, authority=authority)
+    moves = Moves(clock=clock, purges=purges, authority=authority, notices=purge_notices)
+    standings = StandingReader(ledger=ledger, leases=lease_store, allocations=allocations, overrides=overrides)
     members = MemberService(
         database=database,
         clock=clock,
@@ -151,24 +241,28 @@ def make_services(
         policy=policy,
         leases=leases,
         lease_store=lease_store,
+        sessions=SessionService(
+            database=database,
+            clock=clock,
+            policy=policy,
+            ledger=ledger,
+            leases=leases,
+            store=lease_store,
+            allocations=allocations,
+            overrides=overrides,
+        ),
         offers=OfferService(
             database=database,
             clock=clock,
             policy=policy,
-            ledger=ledger,
-            leases=lease_store,
             allocations=allocations,
             agreements=agreements,
-            overrides=overrides,
+            suspensions=suspensions,
+            storage=storage_states,
+            standings=standings,
         ),
         quotas=QuotaService(
-            database=database,
-            clock=clock,
-            policy=policy,
-            ledger=ledger,
-            leases=lease_store,
-            allocations=allocations,
-            overrides=overrides,
+            database=database, clock=clock, policy=policy, allocations=allocations, standings=standings
         ),
         lifecycle=lifecycle,
         agreements=AgreementService(
@@ -200,7 +294,15 @@ def make_services(
             overrides=overrides,
             authority=authority,
         ),
-        people=PeopleService(database=database, clock=clock, people=PeopleStore()),
+        people=PeopleService(database=database, clock=clock, people=people),
+        suspensions=SuspensionService(
+            database=database,
+            clock=clock,
+            new_id=new_id,
+            people=people,
+            suspensions=suspensions,
+            authority=authority,
+        ),
         publications=PublicationService(
             database=database,
             clock=clock,
@@ -217,7 +319,19 @@ def make_services(
             allocations=allocations,
             lifecycle=lifecycle,
             authority=authority,
+            records=RequestRecords(
+                clock=clock,
+                ledger=ledger,
+                requests=requests,
+                reviewers=reviewers,
+                allocations=allocations,
+                authority=authority,
+            ),
+            decider=RequestDecider(
+                policy=policy, requests=requests, allocations=allocations, lifecycle=lifecycle, authority=authority
+            ),
         ),
+        reviewers=ReviewerService(database=database, clock=clock, reviewers=reviewers),
         runs=RunService(
             database=database,
             clock=clock,
@@ -226,6 +340,7 @@ def make_services(
             leases=leases,
             lease_store=lease_store,
             allocations=allocations,
+            authority=authority,
             runs=runs,
             files=RunFiles(run_store),
         ),
@@ -239,30 +354,214 @@ def make_services(
             requests=requests,
             audit=audit,
             published=publications,
-            shown=AllocationViewBuilder(policy=policy, ledger=ledger),
+            people=people,
+            suspensions=suspensions,
+            overrides=overrides,
+            shown=AllocationViewBuilder(policy=policy, ledger=ledger, allocations=allocations),
             awards=StandingViewBuilder(policy=policy, ledger=ledger, lifecycle=lifecycle, requests=requests),
         ),
+        platform_reports=PlatformReportService(database=database, clock=clock, policy=policy, audit=audit),
+        storage_reports=StorageReportService(
+            database=database,
+            clock=clock,
+            policy=policy,
+            allocations=allocations,
+            store=StorageStore(),
+            access=access,
+            owners=owners,
+        ),
+        purge_reports=PurgeReportService(
+            database=database,
+            clock=clock,
+            policy=policy,
+            allocations=allocations,
+            areas=StorageStore(),
+            access=access,
+            purges=purges,
+            leases=leases_of_scratch,
+        ),
+        archives=ArchiveService(
+            database=database,
+            clock=clock,
+            access=access,
+            archives=archives,
+            authority=authority,
+            open_store=open_archive,
+        ),
+        storage_states=storage_states,
         reminders=ReminderService(
             database=database, clock=clock, policy=policy, allocations=allocations, notices=notices, outbox=outbox
         ),
+        stop_warnings=StopWarningService(
+            database=database,
+            clock=clock,
+            policy=policy,
+            leases=lease_store,
+            allocations=allocations,
+            notices=notices,
+            outbox=outbox,
+        ),
         inbox=InboxService(
-            database=database, clock=clock, notices=notices, texts=TextService(policy=policy, store=notices)
+            database=database,
+            clock=clock,
+            notices=notices,
+            texts=TextService(policy=policy, store=notices),
+            preferences=preferences,
+        ),
+        preferences=preferences,
+        calendar=CalendarService(
+            database=database,
+            clock=clock,
+            policy=policy,
+            allocations=allocations,
+            agreements=agreements,
+            notices=notices,
+            links=links,
+        ),
+        unsubscribing=UnsubscribeService(database=database, preferences=preferences, links=links),
+        purges=PurgeService(
+            database=database,
+            clock=clock,
+            new_id=new_id,
+            policy=policy,
+            access=access,
+            purges=purges,
+            archives=archives,
+            moves=moves,
+            standing=standing,
+            notices=purge_notices,
+            authority=authority,
+        ),
+        purge_runner=PurgeRunner(
+            database=database,
+            clock=clock,
+            policy=policy,
+            access=access,
+            purges=purges,
+            moves=moves,
+            steps=Steps(
+                database=database,
+                clock=clock,
+                new_id=new_id,
+                policy=policy,
+                purges=purges,
+                archives=archives,
+                exemptions=exemptions,
+                moves=moves,
+                standing=standing,
+                notices=purge_notices,
+            ),
+            duties=Duties(database, clock),
+        ),
+        exemptions=ExemptionService(
+            database=database,
+            clock=clock,
+            new_id=new_id,
+            policy=policy,
+            access=access,
+            exemptions=exemptions,
+            authority=authority,
+        ),
+        restores=RestoreService(
+            database=database,
+            clock=clock,
+            new_id=new_id,
+            access=access,
+            archives=archives,
+            authority=authority,
+        ),
+        ends=EndService(
+            database=database,
+            clock=clock,
+            new_id=new_id,
+            policy=policy,
+            access=access,
+            ends=EndStore(),
+            purges=purges,
+            archives=archives,
+            moves=moves,
+            standing=standing,
+            authority=authority,
+        ),
+        expiry=ExpiryService(
+            database=database, clock=clock, policy=policy, access=access, archives=archives, authority=authority
+        ),
+        archive_remover=ArchiveRemover(
+            database=database, archives=archives, authority=authority, duties=Duties(database, clock)
+        ),
+        scratch_leases=ScratchLeaseService(
+            database=database,
+            clock=clock,
+            new_id=new_id,
+            policy=policy,
+            access=access,
+            leases=leases_of_scratch,
+            authority=authority,
         ),
     )
 
 
-def make_mailer(services: Services, transport: Transport, sender: str, domain: str) -> Mailer:
+@dataclass(frozen=True, slots=True)
+class StorageServices:
+    """What the process calls that has the mounts of people's files."""
+
+    owners: OwnerService
+    states: StateService
+    measures: MeasureService
+    accrual: AccrualService
+    restores: RestoreRunner
+
+
+def make_storage_services(services: Services, new_id: IdFactory = random_id) -> StorageServices:
+    """Wire storage over the same database and policy."""
+    policy, allocations, store = services.policy, AllocationStore(), StorageStore()
+    owners = services.storage_states.owners
+    return StorageServices(
+        owners=owners,
+        states=services.storage_states,
+        measures=MeasureService(database=services.database, clock=services.clock, new_id=new_id, store=store),
+        accrual=AccrualService(
+            database=services.database,
+            clock=services.clock,
+            new_id=new_id,
+            policy=policy,
+            ledger=Ledger(),
+            allocations=allocations,
+            store=store,
+            home_bytes=owners.tier_bytes(StorageClass.HOME),
+        ),
+        restores=RestoreRunner(
+            database=services.database,
+            clock=services.clock,
+            areas=store,
+            archives=ArchiveStore(),
+            authority=services.restores.authority,
+            duties=Duties(services.database, services.clock),
+        ),
+    )
+
+
+def make_mailer(services: Services, transport: Transport, sender: str, domain: str, pages_url: str = "") -> Mailer:
     """Wire the delivery of mail; only the worker has it."""
+    composer = MailComposer(
+        policy=services.policy,
+        texts=services.inbox.texts,
+        preferences=services.preferences,
+        calendar=services.calendar,
+        links=services.calendar.links,
+        sender=sender,
+        domain=domain,
+        pages_url=pages_url,
+    )
     return Mailer(
         database=services.database,
         clock=services.clock,
         new_id=random_id,
         notices=services.inbox.notices,
-        texts=services.inbox.texts,
+        preferences=services.preferences,
         truth=TruthService(notices=services.inbox.notices),
+        composer=composer,
         transport=transport,
-        sender=sender,
-        domain=domain,
     )
 
 
@@ -279,7 +578,7 @@ def mailer_from(services: Services, settings: MailSettings) -> Mailer:
             password=settings.password,
             starttls=settings.starttls,
         )
-    return make_mailer(services, transport, settings.sender, settings.domain)
+    return make_mailer(services, transport, settings.sender, settings.domain, settings.pages_url)
 
 
 def services_from(settings: Settings) -> Services:

@@ -21,21 +21,23 @@ __all__ = ["Notice", "NoticeKind", "NoticeState", "Outbox"]
 
 
 class NoticeState(StrEnum):
-    """Pending, or what became of it: skipped when it was no longer true at its time."""
+    """Pending, or what became of it: sent; skipped when it was no longer true at its time; unmailed by choice."""
 
     PENDING = "pending"
     SENT = "sent"
     SKIPPED = "skipped"
+    UNMAILED = "unmailed"
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
     """One thing that one person is told once: `kind`, `subject` (an id) and `threshold` tell notices apart.
 
-    `subject` is the id of an allocation, an invitation, a request or an override. `threshold` is the end and the days
-    before it for reminders, otherwise what makes a repetition a new notice (such as the time of the event). The text's
-    placeholders are filled from `details` (`name`, `ends_at_ms`, `why` and others that `notify/texts.py` lists), and
-    from what the subject's row says where they are silent.
+    `subject` is the id of an allocation, an invitation, a request, an override, a lease or an area of storage.
+    `threshold` is the end and the days before it for reminders, otherwise what makes a repetition a new notice (such as
+    the time of the event).
+    The text's placeholders are filled from `details` (`name`, `ends_at_ms`, `why` and others that `notify/texts.py`
+    lists), and from what the subject's row says where they are silent.
     """
 
     person: str

@@ -57,6 +57,7 @@ class MailSettings:
 
     sender: str
     domain: str
+    pages_url: str
     folder: Path | None
     host: str | None
     port: int
@@ -69,13 +70,16 @@ class MailSettings:
         """Read MERIDIAN_SMTP_HOST, _PORT, _USER, _PASSWORD and _STARTTLS, MERIDIAN_MAIL_FROM and MERIDIAN_MAIL_DOMAIN.
 
         Without a host the mails become files in MERIDIAN_MAIL_FOLDER. The domain is that of the addresses of people
-        who gave none, and of message ids. InvalidInputError names what is missing.
+        who gave none, and of message ids. MERIDIAN_PAGES_URL is where people find these pages, such as
+        https://meridian.example/services/allocations: without it mails have no links, that to turn them off included.
+        InvalidInputError names what is missing.
         """
         host = os.environ.get("MERIDIAN_SMTP_HOST") or None
         domain = required("MERIDIAN_MAIL_DOMAIN")
         return cls(
             sender=required("MERIDIAN_MAIL_FROM"),
             domain=domain,
+            pages_url=_web_address("MERIDIAN_PAGES_URL"),
             folder=None if host else Path(required("MERIDIAN_MAIL_FOLDER")),
             host=host,
             port=_port("MERIDIAN_SMTP_PORT", SUBMISSION_PORT),
@@ -83,6 +87,13 @@ class MailSettings:
             password=os.environ.get("MERIDIAN_SMTP_PASSWORD") or None,
             starttls=_switch("MERIDIAN_SMTP_STARTTLS", default=True),
         )
+
+
+def _web_address(name: str) -> str:
+    text = os.environ.get(name, "").rstrip("/")
+    if text and not text.startswith(("https://", "http://")):
+        raise InvalidInputError(f"{name} is no address of a web page.", "Set it to one that begins with https://.")
+    return text
 
 
 def _port(name: str, default: int) -> int:

@@ -1,7 +1,8 @@
 """The whole platform on one machine, in the foreground: `meridian up`.
 
-Starts the proxy, the allocations service, the worker, the batch process and the hub, restarts what dies, and stops all
-in an order in which nothing is lost: runs are handed back, servers are stopped and settled, then the services end.
+Starts the proxy, the allocations service, the worker, storage, the batch process and the hub, restarts what dies, and
+stops all in an order in which nothing is lost: runs are handed back, servers are stopped and settled, then the services
+end.
 """
 
 from __future__ import annotations
@@ -56,7 +57,10 @@ PORT_NAMES = (
     "allocations_metrics",
     "worker_metrics",
     "batch_metrics",
+    "storage_metrics",
 )
+# Folders of people's files, by class of storage: those that local servers get.
+FOLDERS = {"home": "homes", "scratch": "scratch", "shared": "shared"}
 # How people sign in, when not by the demonstration accounts: what the hub reads of it.
 SIGN_IN_VARIABLES = (
     "MERIDIAN_SIGN_IN",
@@ -151,7 +155,7 @@ class Platform:
         """Make or open the state directory, for this process alone."""
         try:
             self._state.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for name in ("logs", "homes", "runs"):
+            for name in ("logs", "runs", *FOLDERS.values()):
                 (self._state / name).mkdir(mode=0o700, exist_ok=True)
             self._lock = (self._state / ".lock").open("w")
         except OSError as error:
@@ -267,7 +271,11 @@ class Platform:
         common |= {"MERIDIAN_MODE": "local", "PYTHONUNBUFFERED": "1"}
         database = {"MERIDIAN_DATABASE_URL": self._database_url, "MERIDIAN_RUN_STORE": str(self._state / "runs")}
         examples = {"MERIDIAN_EXAMPLES": str(ROOT / "example-notebooks")}
-        homes = {"MERIDIAN_HOMES": str(self._state / "homes")}
+        homes = {"MERIDIAN_HOMES": str(self._state / FOLDERS["home"])}
+        folders = {
+            "MERIDIAN_SCRATCH_FOLDERS": str(self._state / FOLDERS["scratch"]),
+            "MERIDIAN_SHARED_FOLDERS": str(self._state / FOLDERS["shared"]),
+        }
         python = sys.executable
         return [
             Process(
@@ -310,6 +318,7 @@ class Platform:
                 common
                 | examples
                 | homes
+                | folders
                 | self._sign_in
                 | {
                     "MERIDIAN_STATE": str(self._state),
@@ -341,6 +350,17 @@ class Platform:
                     "MERIDIAN_MAIL_FOLDER": str(self._state / "mail"),
                     "MERIDIAN_MAIL_FROM": "Meridian <meridian@localhost>",
                     "MERIDIAN_MAIL_DOMAIN": "localhost",
+                    "MERIDIAN_PAGES_URL": f"{self.url}/services/allocations",
+                },
+            ),
+            Process(
+                "storage",
+                [python, "-m", "allocations.cli", "storage"],
+                common
+                | database
+                | {
+                    "MERIDIAN_STORAGE_CONFIG": str(self._storage_settings()),
+                    "MERIDIAN_STORAGE_METRICS_PORT": str(ports["storage_metrics"]),
                 },
             ),
             Process(
@@ -356,6 +376,29 @@ class Platform:
                 },
             ),
         ]
+
+    def _storage_settings(self) -> Path:
+        """Write where people's files are, for the process that keeps them; return the file's path."""
+        of_class = {
+            name: {
+                "backend": "scan",
+                "folder": str(self._state / folder),
+                "uid": os.geteuid(),
+                "gid": os.getegid(),
+                "plain_names": True,
+            }
+            for name, folder in FOLDERS.items()
+        }
+        path = self._state / "storage.json"
+        settings = {
+            "classes": of_class,
+            "archive": str(self._state / "archives"),
+            "state": str(self._state / "storage"),
+            # What is saved shows soon; there is little to look at.
+            "intervals_seconds": {"limits": 10, "measure": 300},
+        }
+        _write_private(path, json.dumps(settings, indent=2))
+        return path
 
     def _start_all(self, ports: Mapping[str, int]) -> None:
         self._say("Starting Meridian …")
@@ -418,7 +461,7 @@ class Platform:
         """Stop in the order in which nothing is lost: batch, hub (with the servers), worker, service, proxy."""
         self._stopping = True
         by_name = {process.name: process for process in self._processes}
-        for name in ("batch", "hub", "worker", "allocations", "proxy"):
+        for name in ("batch", "hub", "storage", "worker", "allocations", "proxy"):
             process = by_name.get(name)
             if process is None or process.child is None or process.child.poll() is not None:
                 continue

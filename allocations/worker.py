@@ -96,11 +96,13 @@ class Worker:
         except httpx.HTTPError as error:
             log.warning("the hub did not take a stop: %s", type(error).__name__)
         self._services.runs.cancel_departed()
+        self._services.runs.cancel_suspended()
         self._services.runs.cancel_cut_short()
         self._services.runs.close_expired()
         if now_ms - self._calendar_at_ms >= CALENDAR_SECONDS * MS_PER_SECOND:
             self._services.lifecycle.advance()
             self._services.reminders.remind()
+            self._services.stop_warnings.warn()
             self._forget_answers(now_ms)
             self._calendar_at_ms = now_ms
         if kept:

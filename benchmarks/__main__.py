@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import admission, audit, batch, fleet, http, pods, spawn, tick
+from benchmarks import admission, audit, batch, fleet, http, pages, pods, spawn, storage, tick
 from benchmarks.machine import machine_facts
 
 if TYPE_CHECKING:
@@ -28,15 +28,18 @@ class Benchmark(Protocol):
         """Measure, and clean up."""
 
 
+COLUMNS = 120
 BENCHMARKS: dict[str, Benchmark] = {
     "http": http,
     "admission": admission,
     "audit": audit,
     "tick": tick,
+    "pages": pages,
     "spawn": spawn,
     "batch": batch,
     "pods": pods,
     "fleet": fleet,
+    "storage": storage,
 }
 
 
@@ -53,7 +56,8 @@ def main(names: tuple[str, ...], *, quick: bool, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"machine": facts, "quick": quick, "benchmarks": [one.to_json() for one in reports]}))
         return
-    console = Console()
+    # In a file or a pipe there is no width to keep to.
+    console = Console(width=None if sys.stdout.isatty() else COLUMNS)
     console.print("; ".join(f"{name}: {value}" for name, value in facts.items()), highlight=False)
     for report in reports:
         report.show(console)

@@ -44,6 +44,10 @@ class BareConnection:
             run(write.statement, write.parameters)
         self._connection.commit()
 
+    def read(self, statement: str, parameters: Any) -> list[Any]:
+        """Return all rows of a query, in a transaction that later ones share."""
+        return list(self._cursor.execute(statement, parameters).fetchall())
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()

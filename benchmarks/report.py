@@ -24,17 +24,28 @@ class Step(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One quantity of both sides, measured in pairs: `ours[i]` and `theirs[i]` directly after one another."""
+    """One quantity of both sides, measured in pairs: `ours[i]` and `theirs[i]` directly after one another.
+
+    `limit` is what ours must stay below, in the same unit; `processor` what ours took of all processors, in
+    milliseconds, which tells more than the clock where others share the machine.
+    """
 
     what: str
     unit: str
     ours: Sequence[float]
     theirs: Sequence[float]
+    limit: float | None = field(default=None, kw_only=True)
+    processor: Sequence[float] = field(default=(), kw_only=True)
 
     @property
     def ratio(self) -> float:
         """The median over the pairs of ours by theirs: what drifts between pairs cancels."""
         return median(ours / theirs for ours, theirs in zip(self.ours, self.theirs, strict=True))
+
+    @property
+    def of_limit(self) -> float | None:
+        """The median of ours by the limit, None without one."""
+        return None if self.limit is None else median(self.ours) / self.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +99,8 @@ class Report:
                             "ours": list(one.ours),
                             "theirs": list(one.theirs),
                             "ratio": one.ratio,
+                            **({"limit": one.limit, "of_limit": one.of_limit} if one.limit is not None else {}),
+                            **({"processor_ms": list(one.processor)} if one.processor else {}),
                         }
                         for one in section.comparisons
                     ],
@@ -101,12 +114,18 @@ class Report:
 
 def _table(section: Section, theirs: str) -> Table:
     table = Table(title=section.title, title_justify="left", title_style="bold")
-    table.add_column("median (min–max)", no_wrap=True)
-    table.add_column("Meridian", justify="right")
-    table.add_column(theirs, justify="right")
-    table.add_column("ratio", justify="right")
+    table.add_column("median (min–max)")
+    table.add_column("Meridian", justify="right", no_wrap=True)
+    table.add_column(theirs, justify="right", no_wrap=True)
+    table.add_column("ratio", justify="right", no_wrap=True)
+    if any(one.limit is not None for one in section.comparisons):
+        table.add_column("of the limit", justify="right", no_wrap=True)
+    if any(one.processor for one in section.comparisons):
+        table.add_column("processor, ms", justify="right", no_wrap=True)
     for one in section.comparisons:
-        table.add_row(f"{one.what}, {one.unit}", _spread(one.ours), _spread(one.theirs), f"{one.ratio:.2f}")
+        beside = [] if one.of_limit is None else [f"{one.of_limit:.2f}"]
+        beside += [_figure(median(one.processor))] if one.processor else []
+        table.add_row(f"{one.what}, {one.unit}", _spread(one.ours), _spread(one.theirs), f"{one.ratio:.2f}", *beside)
     if section.shares:
         table.add_section()
     for share in section.shares:

@@ -82,6 +82,7 @@ class Lease(_Answer):
     ended_at: datetime | None = None
     charged_microcredits: int = 0
     held_microcredits: int = 0
+    home_state: str | None = None
 
 
 class OpenLease(_Answer):
@@ -101,6 +102,26 @@ class OpenLeases(_Answer):
 
     leases: tuple[OpenLease, ...]
     next_after: str | None = None
+
+
+class Outlook(_Answer):
+    """How long a running server can go on, why no longer, and what to do; see the service's API reference."""
+
+    lease: str
+    allocation: str
+    allocation_name: str
+    microcredits_per_hour: int
+    renews_at: datetime | None = None
+    stops_at: datetime
+    reason: str
+    detail: str
+    remedy: str
+    remedy_url: str
+    idle_seconds: int
+    used_at: datetime
+    longest_session_seconds: int
+    may_last_longer: bool = False
+    warn_before_stop_seconds: tuple[int, ...] = ()
 
 
 class Agreement(_Answer):
@@ -127,8 +148,28 @@ class SizeOption(_Answer):
     reason: str | None = None
 
 
+class HomeOption(_Answer):
+    """How the person's home stands to its limit; `full` where an ordinary server may not be able to write."""
+
+    state: str
+    full: bool
+    used_bytes: int
+    limit_bytes: int
+    locks_at: datetime | None = None
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether nothing but a rescue server starts."""
+        return self.state == "locked"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it will be locked unless files are deleted."""
+        return self.state == "over limit"
+
+
 class AllocationOption(_Answer):
-    """An allocation that the person is a member of, with the sizes that its tier lists."""
+    """An allocation that the person is a member of, with the sizes that its tier lists, and its rescue server."""
 
     id: str
     name: str
@@ -141,6 +182,7 @@ class AllocationOption(_Answer):
     usable: bool
     reason: str | None = None
     sizes: tuple[SizeOption, ...] = ()
+    rescue: SizeOption | None = None
 
 
 class ImageOption(_Answer):
@@ -168,12 +210,26 @@ class StartOptions(_Answer):
     allocations: tuple[AllocationOption, ...] = ()
     images: tuple[ImageOption, ...] = ()
     default: DefaultChoice | None = None
+    home: HomeOption | None = None
 
 
 class PersonName(_Answer):
     """The name that a person has at the service."""
 
     name: str
+
+
+class PeopleWithRuns(_Answer):
+    """A page of the names of people with batch runs; `next_after` continues, None at the end."""
+
+    people: tuple[str, ...]
+    next_after: str | None = None
+
+
+class EndedRuns(_Answer):
+    """How many batch runs are cancelled."""
+
+    runs: int
 
 
 class LeaseRequest(_Answer):
@@ -259,9 +315,32 @@ class AllocationsClient:
         """Tell who a person is; their name there, another if they have one. AllocationDenied if it is taken."""
         return (await self._call(PersonName, "PUT", f"/people/{quote(name, safe='')}", json=person)).name
 
+    async def people_with_runs(self) -> list[str]:
+        """Everybody who has batch runs that wait or go on."""
+        found: list[str] = []
+        after: str | None = ""
+        while after is not None:
+            page = await self._call(PeopleWithRuns, "GET", "/people/with-runs", params={"after": after})
+            found += page.people
+            after = page.next_after
+        return found
+
+    async def end_runs(self, person: str) -> int:
+        """Cancel every batch run of a person whose account has ended; how many were."""
+        path = f"/people/{quote(person, safe='')}/end-runs"
+        return (await self._call(EndedRuns, "POST", path, json={})).runs
+
     async def lease(self, lease_id: str) -> Lease:
         """The lease as the service sees it now."""
         return await self._call(Lease, "GET", f"/leases/{lease_id}")
+
+    async def outlook(self, lease_id: str) -> Outlook:
+        """How long the lease's server can go on; AllocationDenied when it has ended."""
+        return await self._call(Outlook, "GET", f"/leases/{lease_id}/outlook")
+
+    async def extend(self, lease_id: str) -> Outlook:
+        """Let the lease's server count as used now, and last as long as one that starts now."""
+        return await self._call(Outlook, "POST", f"/leases/{lease_id}/extend", json={})
 
     async def open_leases(self) -> list[OpenLease]:
         """All leases of servers that are open; one that opens or ends meanwhile may be among them or not."""

@@ -6,14 +6,18 @@ What the hub's configuration says already stays: services and roles of the same 
 from __future__ import annotations
 
 import asyncio
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tornado.web import StaticFileHandler
 
 from hub.modes.environment import ALLOCATIONS_PATH, optional, required
+from hub.spawner.handlers import HANDLERS
 from hub.spawner.mixin import replay_pending_settles
+from hub.spawner.pages import to_credits, to_duration
 from hub.spawner.reconcile import begin_reconciling
+from hub.spawner.sessions import session_for_page
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,12 +44,14 @@ CUSTOM_SCOPES = {
     "custom:allocations:review": "Read requests and proposals, score them and decide on them",
     "custom:allocations:admin": "Grant, adjust, suspend and exempt; read reports and the audit log",
     "custom:allocations:lease": "Acquire, start and settle leases on behalf of people",
-    "custom:allocations:people": "Tell who people are when they sign in",
+    "custom:allocations:people": "Tell who people are when they sign in; end the runs of an account that has ended",
     "custom:batch:run": "Submit notebooks to run in batch, list, read and cancel them",
 }
 FOR_EVERYBODY = ["custom:allocations:read", "custom:allocations:request", "custom:batch:run"]
 FOR_REVIEWERS = ["custom:allocations:review"]
 FOR_ADMINISTRATORS = ["custom:allocations:admin", "custom:allocations:review"]
+# What they may do on the hub: see who has a server, and stop it. Nothing by which to open one, or to be another.
+OF_THE_HUB = ["admin-ui", "list:users", "read:users:activity", "read:servers", "delete:servers"]
 
 
 def configure(c: Any, installation: Installation, *, local: bool) -> None:
@@ -69,21 +75,36 @@ def configure(c: Any, installation: Installation, *, local: bool) -> None:
 
     hub.default_url = ALLOCATIONS_PATH
     hub.template_paths = [*hub.get("template_paths", []), str(HUB_FOLDER / "templates")]
-    words = {"meridian_local_mode": local, "meridian_home": ALLOCATIONS_PATH}
+    words = {
+        "meridian_local_mode": local,
+        "meridian_home": ALLOCATIONS_PATH,
+        # JupyterHub calls what is callable with the user and shows what comes back.
+        "meridian_session": lambda _user: session_for_page,
+        "meridian_duration": lambda _user: to_duration,
+        "meridian_scopes": CUSTOM_SCOPES,
+        "meridian_credits": lambda _user: to_credits,
+        "meridian_version": version("meridian-platform"),
+    }
     hub.template_vars = {**hub.get("template_vars", {}), **words}
     hub.logo_file = str(HUB_FOLDER / "static" / "logo.svg")
     # JupyterHub serves one static folder, its own. It calls this setting deprecated in favour of services, but
     # the sign-in page must keep its looks when no service runs.
     static = (r"/meridian/(.*)", StaticFileHandler, {"path": str(HUB_FOLDER / "static")})
-    hub.extra_handlers = [*hub.get("extra_handlers", []), static]
+    hub.extra_handlers = [*hub.get("extra_handlers", []), *HANDLERS, static]
     headers = {
         "Content-Security-Policy": CONTENT_SECURITY_POLICY,
         "Referrer-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
     }
     # Other sites' forms and pictures come without our cookies; links do, and the way back from a sign-in.
-    cookies = {"samesite": "Lax"}
-    hub.tornado_settings = {**hub.get("tornado_settings", {}), "headers": headers, "cookie_options": cookies}
+    cookies: dict[str, Any] = {"samesite": "Lax"}
+    settings = dict(hub.get("tornado_settings", {}))
+    if hub.get("public_url", "").startswith("https:"):
+        # JupyterHub sees to its other cookies by itself; how its own proxy was reached says nothing where TLS ends
+        # before that.
+        cookies["secure"] = True
+        settings["xsrf_cookie_kwargs"] = {**settings.get("xsrf_cookie_kwargs", {}), "secure": True}
+    hub.tornado_settings = {**settings, "headers": headers, "cookie_options": cookies}
 
 
 def begin(installation: Installation, *, local: bool) -> None:
@@ -131,8 +152,9 @@ def _roles(installation: Installation) -> list[dict[str, Any]]:
         ),
         # Listed even when empty: that is what takes the role from an account that has lost it.
         _role("reviewer", FOR_REVIEWERS, **installation.reviewers),
-        _role("allocations-admin", FOR_ADMINISTRATORS, **installation.administrators),
-        {"name": "admin", **installation.administrators},
+        _role("allocations-admin", [*FOR_ADMINISTRATORS, *OF_THE_HUB], **installation.administrators),
+        # Listed even when empty, as above, and for the flag that an earlier version has set in the database.
+        {"name": "admin", **installation.hub_administrators},
         _role("lease-holder", ["custom:allocations:lease"], services=["spawner", "batch"]),
         # The hub itself: its token for the service is the spawner's.
         _role("registrar", ["custom:allocations:people"], services=["spawner"]),

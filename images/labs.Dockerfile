@@ -47,6 +47,7 @@ FROM lab-software AS lab
 COPY images/healthy /usr/local/bin/healthy
 COPY example-notebooks/*.ipynb /usr/share/meridian/example-notebooks/
 COPY hub/spawner/lab_config/ /opt/lab/etc/jupyter/
+COPY hub/lab/share/ /opt/lab/share/jupyter/
 COPY --from=lab-project /opt/project /opt/lab
 COPY --from=lab-project /run/sbom.cdx.json /usr/share/meridian/
 USER 1000:100
@@ -81,6 +82,7 @@ FROM pipeline-software AS pipeline
 COPY images/healthy /usr/local/bin/healthy
 COPY example-notebooks/*.ipynb /usr/share/meridian/example-notebooks/
 COPY hub/spawner/lab_config/ /opt/lab/etc/jupyter/
+COPY hub/lab/share/ /opt/lab/share/jupyter/
 COPY --from=pipeline-project /opt/project /opt/lab
 COPY --from=pipeline-project /run/sbom.cdx.json /usr/share/meridian/
 # Else jdaviz complains that it cannot write into the image.

@@ -20,13 +20,14 @@ LAYERS = (
     {"lifecycle"},
     {"leases"},
     {"runs", "duties", "notify"},
+    {"storage"},
     {"reports"},
     {"settings"},
     {"factory", "hub_client"},
     {"api"},
     {"web"},
-    {"app", "worker", "up"},
-    {"cli"},
+    {"app", "worker", "storage_agent", "up"},
+    {"cli", "commands"},
 )
 
 

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from allocations.api.identity import HubUnavailableError, MissingScopeError, NotSignedInError
 from allocations.api.limits import BodyTooLargeError
 from allocations.api.problems import NotUnderstoodError
-from allocations.api.v1.allocations import AgreementText, AllocationList, AuditPage
+from allocations.api.storage_examples import STORAGE_ANSWERS
+from allocations.api.v1.allocations import AgreementText, AllocationList
 from allocations.api.v1.health import Health
 from allocations.api.v1.leases import LeaseList, OpenLeaseList
 from allocations.api.v1.members import InvitationList, InvitationView
 from allocations.api.v1.overrides import OverrideList, OverrideView
-from allocations.api.v1.people import PersonView
+from allocations.api.v1.people import EndedView, PeopleList, PersonView
 from allocations.api.v1.publications import PublicationList, PublicationView
 from allocations.api.v1.requests import RequestList
 from allocations.api.v1.runs import RunList
@@ -29,9 +30,11 @@ from allocations.leases.views import (
     ImageOffer,
     LeaseView,
     OpenLeaseView,
+    OutlookView,
     ResourcesView,
     SizeOffer,
     StartOptions,
+    StopReason,
 )
 from allocations.ledger.models import Unit
 from allocations.lifecycle.authority import unknown_allocation
@@ -40,9 +43,12 @@ from allocations.notify.models import NoticeList, NoticeView
 from allocations.policy.models import Shape
 from allocations.policy.notices import NoticeKind
 from allocations.reports.allocations import AllocationDetail, AllocationView, BalanceView, MemberView
-from allocations.reports.audit import AuditEntryView
+from allocations.reports.audit import AuditEntryView, AuditPage
 from allocations.reports.burn_down import BurnDown, BurnDownDay
 from allocations.reports.charges import JournalEntryView
+from allocations.reports.people import SuspensionView
+from allocations.reports.platform import PlatformReport, TierReport
+from allocations.reports.platform_use import UseBy, UseForecast, UseOfGroup, UseOfStep, UseReport, UseStep, UseView
 from allocations.reports.requests import AwardView, RequestView, ReviewView
 from allocations.runs.models import RunState, RunView
 
@@ -105,7 +111,34 @@ _OPEN_LEASE = OpenLeaseView(
     seen_at=_LATER,
     replaced_at=None,
 )
-_MEMBER = MemberView(person="ann", role="member", joined_at=_BEGAN, servers_max=None, cores_max=64, gpus_max=0)
+_OUTLOOK = OutlookView(
+    lease=_LEASE.id,
+    allocation=_LEASE.allocation,
+    allocation_name=_LEASE.allocation_name,
+    server_name=_LEASE.server_name,
+    microcredits_per_hour=_LEASE.microcredits_per_hour,
+    held_until=_LATER,
+    renews_at=_LATER,
+    stops_at=_LEASE.latest_end_at,
+    reason=StopReason.SESSION,
+    detail="No session of the Consortium tier lasts longer.",
+    remedy="Start the server again then: files stay, what is in memory does not.",
+    remedy_url="/hub/home",
+    idle_seconds=10_800,
+    used_at=_BEGAN,
+    longest_session_seconds=432_000,
+    may_last_longer=False,
+    warn_before_stop_seconds=[900, 300, 60],
+)
+_MEMBER = MemberView(
+    person="ann",
+    role="member",
+    joined_at=_BEGAN,
+    servers_max=None,
+    cores_max=64,
+    gpus_max=0,
+    microcredits_max=250_000_000,
+)
 _DETAIL = AllocationDetail(
     allocation=_ALLOCATION,
     tree=[_ALLOCATION],
@@ -286,6 +319,43 @@ _ENTRY = AuditEntryView(
     details={"before": "in review", "after": "approved"},
     policy_version=_VERSION,
 )
+_SUMS = {
+    "microcredits": 1_300_000,
+    "storage_microcredits": 200_000,
+    "core_seconds": 100_000,
+    "gib_seconds": 400_000,
+    "gpu_seconds": 0,
+    "byte_days": 20_000_000_000,
+}
+_USE = UseReport(
+    first_day=date(2027, 1, 1),
+    last_day=date(2027, 1, 31),
+    by=UseBy.TIER,
+    step=UseStep.MONTH,
+    total=UseView(**_SUMS),
+    steps=[UseOfStep(first_day=date(2027, 1, 1), last_day=date(2027, 1, 31), forecast_microcredits=1_600_000, **_SUMS)],
+    groups=[UseOfGroup(key="consortium", title="Consortium", **_SUMS)],
+    groups_left_out=0,
+    forecast=UseForecast(measured_days=13, microcredits_per_day=100_000, days_left=16, microcredits=2_900_000),
+)
+_TIERS = PlatformReport(
+    tiers=[
+        TierReport(
+            tier="consortium",
+            title="Consortium",
+            allocations=1,
+            usable=1,
+            granted_microcredits=4_000_000_000,
+            spent_microcredits=1_300_000,
+            held_microcredits=11_700,
+            forecast_microcredits=37_800_000,
+            running_out=0,
+            publications=1,
+        )
+    ],
+    publications=1,
+    measured_days=13,
+)
 _NOTICE = NoticeView(
     id=11,
     kind=NoticeKind.ENDS_SOON,
@@ -309,10 +379,13 @@ _ANSWERS: tuple[View, ...] = (
     _LEASE,
     LeaseList(leases=[_LEASE], next_before=None),
     OpenLeaseList(leases=[_OPEN_LEASE], next_after=None),
+    _OUTLOOK,
     AgreementText(**_AGREEMENT.model_dump(), text="# User agreement\n\n…"),
     AllocationList(allocations=[_ALLOCATION]),
     _DETAIL,
     AuditPage(entries=[_ENTRY], next_before=_ENTRY.id),
+    _USE,
+    _TIERS,
     _MEMBER,
     _INVITATION,
     InvitationList(invitations=[_INVITATION]),
@@ -320,6 +393,9 @@ _ANSWERS: tuple[View, ...] = (
     PublicationList(publications=[_PUBLICATION]),
     _QUOTAS,
     PersonView(name="ann"),
+    PeopleList(people=["ann"], next_after=None),
+    EndedView(runs=2),
+    SuspensionView(reason="Your token is in a public repository.", author="admin", created_at=_BEGAN, stops_at=_BEGAN),
     _OVERRIDE,
     OverrideList(overrides=[_OVERRIDE]),
     _REQUEST,
@@ -328,6 +404,7 @@ _ANSWERS: tuple[View, ...] = (
     RunList(runs=[_RUN]),
     _NOTICE,
     NoticeList(notices=[_NOTICE], unread=1, next_before=None),
+    *STORAGE_ANSWERS,
 )
 ANSWERS: dict[type[View], View] = {type(answer): answer for answer in _ANSWERS}
 """An answer of each shape that a route has."""

@@ -10,6 +10,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKey,
+    ForeignKeyConstraint,
     Index,
     Integer,
     MetaData,
@@ -73,10 +74,11 @@ members = Table(
     Column("person", Text, primary_key=True),
     Column("role", Text, nullable=False),
     Column("joined_at_ms", BigInteger, nullable=False),
-    # What a lead lets this member run at once; None: as much as everybody.
+    # What a lead lets this member run at once, and spend in all; None: as much as everybody.
     Column("servers_max", Integer),
     Column("cores_max", Integer),
     Column("gpus_max", Integer),
+    Column("microcredits_max", BigInteger),
     Index(None, "person"),
 )
 
@@ -93,10 +95,11 @@ invitations = Table(
     Column("created_at_ms", BigInteger, nullable=False),
     Column("ends_at_ms", BigInteger, nullable=False),
     Column("answered_at_ms", BigInteger),
-    # What the place lets them run at once, as of a member.
+    # What the place lets them run at once, and spend in all, as of a member.
     Column("servers_max", Integer),
     Column("cores_max", Integer),
     Column("gpus_max", Integer),
+    Column("microcredits_max", BigInteger),
     Index(
         "uq_invitations_pending",
         "allocation_id",
@@ -138,7 +141,30 @@ people = Table(
     Column("full_name", Text),
     Column("institution", Text),
     Column("country", Text),
+    Column("roles", Text),  # JSON: what the hub let them be when they last signed in
     UniqueConstraint("issuer", "subject"),
+)
+
+# Who may start nothing for a while, by whose decision and why; lifted ones stay, as the record of it.
+suspensions = Table(
+    "suspensions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("person", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    # When what they run is stopped.
+    Column("stops_at_ms", BigInteger, nullable=False),
+    Column("lifted_at_ms", BigInteger),
+    Column("lifted_by", Text),
+    Index(
+        "uq_suspensions_in_force",
+        "person",
+        unique=True,
+        sqlite_where=text("lifted_at_ms IS NULL"),
+        postgresql_where=text("lifted_at_ms IS NULL"),
+    ),
 )
 
 publications = Table(
@@ -204,6 +230,27 @@ notices = Table(
     sqlite_autoincrement=True,
 )
 
+# How somebody wants a kind of notice delivered, where they chose otherwise than the policy.
+notice_choices = Table(
+    "notice_choices",
+    metadata,
+    Column("person", Text, primary_key=True),
+    Column("kind", Text, primary_key=True),
+    Column("delivery", Text, nullable=False),
+)
+
+# Addresses that do one thing for one person without a sign-in, by whoever knows their token: a calendar to read, mail
+# to turn off. Another token, or none, revokes them.
+secret_links = Table(
+    "secret_links",
+    metadata,
+    Column("token", Text, primary_key=True),
+    Column("person", Text, nullable=False),
+    Column("purpose", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    UniqueConstraint("person", "purpose"),
+)
+
 # What the journal says, summed: the row that admission locks. Every charge counts at each ancestor.
 balances = Table(
     "balances",
@@ -240,7 +287,47 @@ journal = Table(
     CheckConstraint("amount > 0", name="amount_positive"),
     Index(None, "allocation_id", "id"),
     Index(None, "lease_id"),
+    # What changed limits: few among the many entries of an allocation.
+    Index(
+        "ix_journal_limits",
+        "allocation_id",
+        sqlite_where=text("debit = 'budget' OR credit = 'budget'"),
+        postgresql_where=text("debit = 'budget' OR credit = 'budget'"),
+    ),
+    # What was kept in somebody's home.
+    Index(
+        "ix_journal_storage",
+        "actor",
+        "id",
+        sqlite_where=text("kind = 'storage'"),
+        postgresql_where=text("kind = 'storage'"),
+    ),
+    # The charges alone: the latest of a tree are at the ends of its allocations' parts of it.
+    Index(
+        "ix_journal_charges",
+        "allocation_id",
+        "id",
+        sqlite_where=text("debit = 'posted' OR credit = 'posted'"),
+        postgresql_where=text("debit = 'posted' OR credit = 'posted'"),
+    ),
     sqlite_autoincrement=True,
+)
+
+# What was charged by UTC day, refunds taken off: sums of the journal, which triggers keep with each of its entries.
+daily_use = Table(
+    "daily_use",
+    metadata,
+    Column("day_ms", BigInteger, primary_key=True, autoincrement=False),  # the day's first millisecond
+    Column("allocation_id", Text, primary_key=True),
+    Column("person", Text, primary_key=True),
+    Column("microcredits", BigInteger, nullable=False),
+    Column("storage_microcredits", BigInteger, nullable=False),  # of them
+    Column("core_seconds", BigInteger, nullable=False),
+    Column("gib_seconds", BigInteger, nullable=False),
+    Column("gpu_seconds", BigInteger, nullable=False),
+    Column("byte_days", BigInteger, nullable=False),  # what was stored, bytes by the days that they were charged for
+    Index(None, "allocation_id", "day_ms"),
+    sqlite_with_rowid=False,
 )
 
 leases = Table(
@@ -272,6 +359,8 @@ leases = Table(
     Column("end_reason", Text),
     # When the journal last moved for this lease: its times never run backwards.
     Column("moved_at_ms", BigInteger, nullable=False, server_default="0"),
+    # When the person last asked to keep the server though nobody uses it.
+    Column("kept_at_ms", BigInteger),
     Index(
         "ix_leases_open",
         "root_id",
@@ -347,6 +436,14 @@ reviews = Table(
     Column("at_ms", BigInteger, nullable=False),
 )
 
+# Who was last seen when with the role of a reviewer, to be told of requests that wait.
+reviewers = Table(
+    "reviewers",
+    metadata,
+    Column("person", Text, primary_key=True),
+    Column("seen_at_ms", BigInteger, nullable=False),
+)
+
 # Append-only (triggers refuse update and delete).
 audit = Table(
     "audit",
@@ -359,7 +456,11 @@ audit = Table(
     Column("why", Text, nullable=False),
     Column("details", Text, nullable=False),
     Column("policy_version", Text, nullable=False),
-    Index(None, "subject"),
+    # One for each filter, each in the order in which the log is read.
+    Index(None, "at_ms", "id"),
+    Index(None, "actor", "at_ms", "id"),
+    Index(None, "action", "at_ms", "id"),
+    Index(None, "subject", "at_ms", "id"),
     sqlite_autoincrement=True,
 )
 
@@ -395,6 +496,240 @@ runs = Table(
     Index(None, "state"),
 )
 
+# One tree (or prefix of a bucket) of a class that belongs to a person or to an allocation: what it took when it was
+# last measured, and the limit in force. The number is a file system's own for it (a project of XFS).
+storage_areas = Table(
+    "storage_areas",
+    metadata,
+    Column("number", Serial, primary_key=True, autoincrement=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("storage_class", Text, nullable=False),
+    Column("person", Text),
+    Column("allocation_id", Text, ForeignKey("allocations.id")),
+    Column("place", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("measured_at_ms", BigInteger),
+    Column("bytes", BigInteger),
+    Column("files", BigInteger),
+    Column("passed_over", BigInteger),  # what could not be looked into
+    Column("largest", Text),
+    Column("over_since_ms", BigInteger),  # beyond its limit in every measure since
+    Column("limit_bytes", BigInteger),  # in force on the file system; None: there is none
+    Column("problem", Text),  # why it could not be measured or limited the last time
+    UniqueConstraint("storage_class", "place"),
+    UniqueConstraint("storage_class", "person"),
+    UniqueConstraint("storage_class", "allocation_id"),
+    CheckConstraint("(person IS NULL) <> (allocation_id IS NULL)", name="of_a_person_or_an_allocation"),
+    sqlite_autoincrement=True,
+)
+
+# What an area took on a day (UTC; days since the epoch). When the day is over it is assessed, once: who pays, at which
+# price, how much. From then on only what is charged of it grows, until nothing is owed any more.
+storage_days = Table(
+    "storage_days",
+    metadata,
+    Column("area_id", Text, ForeignKey("storage_areas.id"), primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("files", BigInteger),
+    Column("allocation_id", Text, ForeignKey("allocations.id")),  # that pays; None: nobody does
+    Column("microcredits_per_gb_day", BigInteger),
+    Column("due_microcredits", BigInteger),
+    Column("charged_microcredits", BigInteger, nullable=False),
+    Column("policy_version", Text),
+    CheckConstraint("bytes >= 0", name="bytes_not_negative"),
+    CheckConstraint(
+        "charged_microcredits >= 0 AND charged_microcredits <= coalesce(due_microcredits, 0)", name="charged_within_due"
+    ),
+    Index(
+        "ix_storage_days_open",
+        "day",
+        sqlite_where=text("due_microcredits IS NULL"),
+        postgresql_where=text("due_microcredits IS NULL"),
+    ),
+    Index(
+        "ix_storage_days_owed",
+        "allocation_id",
+        sqlite_where=text("charged_microcredits < due_microcredits"),
+        postgresql_where=text("charged_microcredits < due_microcredits"),
+    ),
+    Index(None, "allocation_id"),
+)
+
+# Which transactions of the journal charged which days. Append-only (triggers refuse update and delete).
+storage_charges = Table(
+    "storage_charges",
+    metadata,
+    Column("area_id", Text, primary_key=True),
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("transaction_id", Text, primary_key=True),
+    Column("amount", BigInteger, nullable=False),
+    ForeignKeyConstraint(["area_id", "day"], ["storage_days.area_id", "storage_days.day"]),
+    CheckConstraint("amount > 0", name="amount_positive"),
+    Index(None, "transaction_id"),
+)
+
+# A purge of all areas of a class at a moment (as_of_ms), which an administrator, or the calendar, has begun; by the
+# rules of the class, or (kind "ended") of those areas whole whose owner's allocation ended long ago.
+# `confirmed_…`: what somebody let it delete beyond the ceiling; `stopped_…`: until it is resumed.
+purge_runs = Table(
+    "purge_runs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("storage_class", Text, nullable=False),
+    Column("as_of_ms", BigInteger, nullable=False),
+    Column("dry_run", Boolean, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("made_by", Text, nullable=False),
+    Column("files", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("confirmed_by", Text),
+    Column("confirmed_at_ms", BigInteger),
+    Column("stopped_by", Text),
+    Column("stopped_at_ms", BigInteger),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Index(None, "created_at_ms", "id"),
+    Index(None, "state"),
+)
+
+# A tree (or objects beneath a prefix) that was archived: before a purge, or because its allocation has ended. `sha256`
+# is that of its archive.json; `reminded_days`: which reminder before its end was the last that was sent.
+archives = Table(
+    "archives",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("area_id", Text, ForeignKey("storage_areas.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("files", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", Text),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("keep_until_ms", BigInteger),
+    Column("reminded_days", Integer),
+    Index(None, "area_id", "created_at_ms"),
+    Index(None, "state", "keep_until_ms"),
+)
+
+# What a run does to one area. `position`: entries of the verified archive that deletion has done with, in their order;
+# `again_at_ms`: when it is tried again after a problem.
+purges = Table(
+    "purges",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("run_id", Text, ForeignKey("purge_runs.id"), nullable=False),
+    Column("area_id", Text, ForeignKey("storage_areas.id"), nullable=False),
+    Column("dry_run", Boolean, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("files", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("folders", BigInteger, nullable=False),
+    Column("plan_sha256", Text),
+    Column("summary", Text),
+    Column("window_ends_at_ms", BigInteger),
+    Column("reminded_days", Integer),
+    Column("reminded_at_ms", BigInteger),
+    Column("archive_id", Text, ForeignKey("archives.id")),
+    Column("position", BigInteger, nullable=False),
+    Column("deleted_files", BigInteger, nullable=False),
+    Column("deleted_bytes", BigInteger, nullable=False),
+    Column("left_files", BigInteger, nullable=False),
+    Column("problem", Text),
+    Column("again_at_ms", BigInteger),
+    Column("changed_at_ms", BigInteger, nullable=False),
+    UniqueConstraint("run_id", "area_id"),
+    Index(None, "area_id", "changed_at_ms"),
+    Index(None, "state", "changed_at_ms"),
+    # An area has one purge at a time; what only looks is in nobody's way.
+    Index(
+        "uq_purges_under_way",
+        "area_id",
+        unique=True,
+        sqlite_where=text("NOT dry_run AND state NOT IN ('done', 'cancelled', 'failed')"),
+        postgresql_where=text("NOT dry_run AND state NOT IN ('done', 'cancelled', 'failed')"),
+    ),
+)
+
+# What is not purged until a moment: a file, or a folder with all in it, by its path in the area ("": all of it).
+exemptions = Table(
+    "exemptions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("area_id", Text, ForeignKey("storage_areas.id"), nullable=False),
+    Column("folder", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("until_ms", BigInteger, nullable=False),
+    Column("asked_by", Text, nullable=False),
+    Column("asked_at_ms", BigInteger, nullable=False),
+    Column("decided_by", Text),
+    Column("decided_at_ms", BigInteger),
+    Column("answer", Text, nullable=False),
+    Index(None, "area_id", "state", "until_ms"),
+    Index(None, "state", "asked_at_ms"),
+)
+
+# What somebody wants back of an archive: paths as JSON, [] for all.
+restores = Table(
+    "restores",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("archive_id", Text, ForeignKey("archives.id"), nullable=False),
+    Column("asked_by", Text, nullable=False),
+    Column("asked_at_ms", BigInteger, nullable=False),
+    Column("paths", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("files", BigInteger, nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("problem", Text),
+    Column("changed_at_ms", BigInteger, nullable=False),
+    Index(None, "archive_id", "asked_at_ms"),
+    Index(None, "state", "asked_at_ms"),
+)
+
+# Areas whose owner has no allocation any more that goes on: a row is there until one comes back. `seen_at_ms`: since
+# when we know; `archive_at_ms`: when owners were told that it is archived; `limit_bytes`: what it may take until then.
+storage_ends = Table(
+    "storage_ends",
+    metadata,
+    Column("area_id", Text, ForeignKey("storage_areas.id"), primary_key=True),
+    Column("ended_at_ms", BigInteger, nullable=False),
+    Column("seen_at_ms", BigInteger, nullable=False),
+    Column("archive_at_ms", BigInteger, nullable=False),
+    Column("limit_bytes", BigInteger),
+    Column("reminded_days", Integer),
+)
+
+# How old a lead lets files of an allocation's scratch become, until a moment; the one made last counts.
+scratch_leases = Table(
+    "scratch_leases",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("area_id", Text, ForeignKey("storage_areas.id"), nullable=False),
+    Column("age_days", Integer, nullable=False),
+    Column("until_ms", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("made_by", Text, nullable=False),
+    Column("made_at_ms", BigInteger, nullable=False),
+    Column("ended_by", Text),
+    Column("ended_at_ms", BigInteger),
+    Index(None, "area_id", "until_ms"),
+)
+
+# The switch that stops every purge; one row at most, there while it is on.
+purge_stop = Table(
+    "purge_stop",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("stopped_by", Text, nullable=False),
+    Column("stopped_at_ms", BigInteger, nullable=False),
+    Column("why", Text, nullable=False),
+    CheckConstraint("number = 1", name="one_row"),
+)
+
 # Which process leads a duty, and when it last did it.
 duties = Table(
     "duties",
@@ -421,3 +756,13 @@ def subtrees_of(tops: ColumnElement[bool]) -> CTE:
     down = select(allocations.c.id).where(tops).cte("down", recursive=True)
     below = allocations.alias("below")
     return down.union(select(below.c.id).where(below.c.parent_id == down.c.id))
+
+
+def below_each_of(allocation_ids: BindParameter[Any]) -> CTE:
+    """Return the ids of all below each of several allocations (a list that is bound), itself first, as `top`, `id`."""
+    down = (
+        select(allocations.c.id.label("top"), allocations.c.id)
+        .where(allocations.c.id.in_(allocation_ids))
+        .cte("down", recursive=True)
+    )
+    return down.union_all(select(down.c.top, allocations.c.id).where(allocations.c.parent_id == down.c.id))

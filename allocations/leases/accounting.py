@@ -37,8 +37,9 @@ if TYPE_CHECKING:
     from allocations.ids import IdFactory
     from allocations.leases.store import LeaseStore
     from allocations.ledger.service import Ledger
-    from allocations.lifecycle.models import Allocation, Member
+    from allocations.lifecycle.models import Allocation, Member, Suspension
     from allocations.lifecycle.stores.allocations import AllocationStore
+    from allocations.lifecycle.stores.suspensions import SuspensionStore
     from allocations.policy.models import Policy
 
 WORKER = "worker"
@@ -58,7 +59,9 @@ class _Books:
     now_ms: int
     nodes: Mapping[str, Allocation]
     members: Mapping[tuple[str, str], Member]
+    suspended: Mapping[str, Suspension]
     free: dict[tuple[str, Unit], int]
+    left: dict[tuple[str, str], int]
     leases: dict[str, Lease]
     holds: dict[str, list[Hold]]
     charged_to: dict[str, list[tuple[Hold, int]]]
@@ -97,6 +100,10 @@ class _Books:
         """Return what a hold may take at most: the least that any node of the path has free."""
         return min(free for node in self.path(lease) if (free := self.free.get((node.id, unit))) is not None)
 
+    def left_of_cap(self, lease: Lease, unit: Unit) -> int | None:
+        """Return what the member may still spend of a unit by a lead's cap, None where there is none."""
+        return self.left.get((lease.allocation_id, lease.person)) if unit is Unit.CREDITS else None
+
     def move(
         self,
         transaction: Transaction,
@@ -116,6 +123,8 @@ class _Books:
         for node in ids if freed else ():
             if (node, hold.unit) in self.free:
                 self.free[node, hold.unit] += freed
+        if freed and self.left_of_cap(lease, hold.unit) is not None:
+            self.left[lease.allocation_id, lease.person] += freed
 
     def end_hold(self, transaction: Transaction, lease: Lease, hold: Hold, state: LeaseState, charged: int) -> None:
         """End a hold: post what is charged, free the rest."""
@@ -141,6 +150,7 @@ class Accounting:
     ledger: Ledger
     leases: LeaseStore
     allocations: AllocationStore
+    suspensions: SuspensionStore
 
     def renew(self, connection: Connection, renewals: Sequence[Renewal]) -> list[Outcome]:
         """Charge what interactive leases have used, and hold each ahead by one quantum or as far as the balance goes.
@@ -186,11 +196,15 @@ class Accounting:
         guessed = [lease.id for lease, _ in found.values() if lease.is_guessed]
         nodes = self.allocations.with_ancestors(connection, on)
         people = sorted({lease.person for lease, _ in found.values()})
+        members = self.allocations.members_among(connection, on, people)
+        spent = self.leases.spent_by(connection, members.values())
         return _Books(
             now_ms=self.clock.now_ms(),
             nodes=nodes,
-            members=self.allocations.members_among(connection, on, people),
+            members=members,
+            suspended=self.suspensions.in_force(connection, people),
             free={at: balance.available for at, balance in balances.items()},
+            left={place: (members[place].microcredits_max or 0) - sum(of_it) for place, of_it in spent.items()},
             leases={lease.id: lease for lease, _ in found.values()},
             holds={lease.id: holds for lease, holds in found.values()},
             charged_to=self.leases.charged_to(connection, guessed),
@@ -200,7 +214,7 @@ class Accounting:
         lease = books.lease(renewal.lease_id)
         if lease.state is not LeaseState.OPEN:
             raise LeaseEndedError(f"The lease {lease.id} has ended.", "Start a server anew.")
-        if lease.kind is not LeaseKind.INTERACTIVE:
+        if lease.kind is not LeaseKind.INTERACTIVE or lease.is_rescue:
             return lease
         now_ms = _now_ms(books, lease)
         until_ms = self._may_run_until_ms(books, lease)
@@ -226,7 +240,9 @@ class Accounting:
         """Return until when the lease may be renewed at most; 0 for somebody who is no member any more."""
         if (lease.allocation_id, lease.person) not in books.members:
             return 0
-        return may_run_until_ms(books.path(lease), self.policy.leases.allocation_end_grace_seconds)
+        until_ms = may_run_until_ms(books.path(lease), self.policy.leases.allocation_end_grace_seconds)
+        suspension = books.suspended.get(lease.person)
+        return until_ms if suspension is None else min(until_ms, suspension.stops_at_ms)
 
     def _extend(self, books: _Books, lease: Lease, ran: int, *, wanted_second: int, now_ms: int) -> int:
         """End the open holds at `ran` seconds and hold on from there; return the second now held to.
@@ -241,7 +257,9 @@ class Accounting:
         reach = wanted_second
         for hold in holds:
             freed = hold.amount - hold.charge_at(ran)
-            available = books.available(lease, hold.unit) + freed
+            available = books.available(lease, hold.unit)
+            left = books.left_of_cap(lease, hold.unit)
+            available = (available if left is None else min(available, left)) + freed
             reach = min(reach, begin + max(available, 0) // hold.per_second)
         if reach <= held_to:
             return held_to
@@ -324,7 +342,7 @@ class Accounting:
         ran = lease.seconds_at(end_ms)
         if state is LeaseState.SETTLED and lease.kind is LeaseKind.INTERACTIVE:
             # A renewal that came late left seconds uncovered: hold them now, as far as the balance goes.
-            held_to = min(hold.to_second for hold in books.holds[lease.id])
+            held_to = min((hold.to_second for hold in books.holds[lease.id]), default=ran)
             if ran > held_to:
                 self._extend(books, lease, ran, wanted_second=ran, now_ms=now_ms)
         transaction = self._transaction(lease, _ENDS[state], lease.person, now_ms)
@@ -360,9 +378,13 @@ class Accounting:
 
 
 def started(lease: Lease, holds: Sequence[Hold], started_at_ms: int | None, now_ms: int) -> Lease:
-    """Return a lease as it is when its server has begun to run: what it holds counts from there."""
+    """Return a lease as it is when its server has begun to run: what it holds counts from there.
+
+    One that holds nothing ends when it ends.
+    """
     start_ms = within_lease(lease, started_at_ms, now_ms)
-    ends_at_ms = start_ms + max(hold.to_second for hold in holds) * MS_PER_SECOND
+    held_seconds = max((hold.to_second for hold in holds), default=None)
+    ends_at_ms = lease.ends_at_ms if held_seconds is None else start_ms + held_seconds * MS_PER_SECOND
     return replace(
         lease,
         started_at_ms=start_ms,

@@ -32,6 +32,8 @@ from allocations.leases.rules import (
     InUse,
     effective_limits,
     may_run_until_ms,
+    require_cap,
+    require_not_suspended,
     require_room,
     require_size,
     require_usable,
@@ -50,13 +52,15 @@ if TYPE_CHECKING:
     from allocations.ids import IdFactory
     from allocations.leases.models import LeaseRequest
     from allocations.leases.rules import Limits
+    from allocations.leases.storage import AreaStandings, StorageLook
     from allocations.leases.store import LeaseStore
     from allocations.ledger.models import Balance
     from allocations.ledger.service import Ledger
-    from allocations.lifecycle.models import Allocation, Member, Override
+    from allocations.lifecycle.models import Allocation, Member, Override, Suspension
     from allocations.lifecycle.stores.agreements import AgreementStore
     from allocations.lifecycle.stores.allocations import AllocationStore
     from allocations.lifecycle.stores.overrides import OverrideStore
+    from allocations.lifecycle.stores.suspensions import SuspensionStore
     from allocations.policy.models import Image, Policy, PriceList, Size
 
 AGREEMENT_URL = "/services/allocations/agreement"
@@ -82,8 +86,11 @@ class _View:
     nodes: Mapping[str, Allocation]
     members: Mapping[tuple[str, str], Member]
     accepted: Mapping[str, int]
+    suspended: Mapping[str, Suspension]
+    stored: AreaStandings
     overrides: Sequence[Override]
     balances: dict[tuple[str, Unit], Balance]
+    spent: dict[tuple[str, str], tuple[int, int]]
     in_use: dict[str, dict[str | None, InUse]]
     in_trees: dict[str, InUse]
 
@@ -117,6 +124,8 @@ class Admission:
     allocations: AllocationStore
     agreements: AgreementStore
     overrides: OverrideStore
+    suspensions: SuspensionStore
+    storage: StorageLook
 
     def decide(self, connection: Connection, asked: Sequence[Asked]) -> list[Answer]:
         """Admit what can be admitted, write it, and return an answer to each: the lease, or the error that says why.
@@ -147,6 +156,9 @@ class Admission:
         self._require_time(view, path, request.max_seconds or 0)
         amount = view.prices.microcredits_per_second(size) * (request.max_seconds or 0)
         self.ledger.require_within_reach(connection, [node.id for node in path], amount)
+        place = (request.allocation, request.person)
+        _held, charged = view.spent.get(place, (0, 0))
+        require_cap(view.members[place], charged, amount)
         require_room(limits, size, InUse(), InUse(), is_server=False)
 
     # ------------------------------------------------------------------ inside
@@ -159,12 +171,16 @@ class Admission:
         balances = self.ledger.balances(connection, wanted, lock=lock)
         nodes = self.allocations.with_ancestors(connection, wanted)
         in_use = self.leases.in_use(connection, {node.root_id for node in nodes.values()}, people)
+        members = self.allocations.members_among(connection, nodes, people)
         return _View(
             now_ms=now_ms,
             prices=self.policy.prices_at(datetime.fromtimestamp(now_ms / MS_PER_SECOND, tz=UTC)),
             nodes=nodes,
-            members=self.allocations.members_among(connection, nodes, people),
+            members=members,
+            spent=self.leases.spent_by(connection, members.values()),
             accepted=self.agreements.accepted_by(connection, people, self.policy.agreement.version),
+            suspended=self.suspensions.in_force(connection, people),
+            stored=self.storage.standings(connection, people, wanted, now_ms),
             overrides=self.overrides.in_force(connection, people, nodes, now_ms),
             balances=balances,
             in_use=in_use,
@@ -189,6 +205,7 @@ class Admission:
 
     def _require_right(self, view: _View, request: LeaseRequest) -> tuple[list[Allocation], Limits, Size, Image]:
         """Return what the request speaks of, once the person has a right to it."""
+        require_not_suspended(view.suspended.get(request.person))
         agreement, accepted_at_ms = self.policy.agreement, view.accepted.get(request.person)
         if not agreement.is_accepted(accepted_at_ms, view.now_ms):
             raise AgreementRequiredError(
@@ -211,21 +228,27 @@ class Admission:
         path = view.path(allocation)
         for node in path:
             require_usable(node, view.now_ms)
-        size, image = self._size(view, request.size), self._image(request.image)
+        if not request.is_rescue:
+            view.stored.require_unlocked(request.person, allocation.id)
+        size = self.policy.rescue_size if request.is_rescue else self._size(view, request.size)
+        image = self._image(request.image)
         limits = effective_limits(self.policy, path, member, view.overrides)
-        require_size(limits, size)
+        if not request.is_rescue:
+            require_size(limits, size)
         return path, limits, size, image
 
     def _admit(self, view: _View, one: Asked, admitted: _Admitted) -> LeaseView:
         request = one.request
         path, limits, size, image = self._require_right(view, request)
         allocation = path[-1]
-        rate = view.prices.microcredits_per_second(size)
+        rate = 0 if request.is_rescue else view.prices.microcredits_per_second(size)
         if request.kind is LeaseKind.BATCH:
             if request.max_seconds is None:
                 raise InvalidInputError("A batch lease needs its maximum time.", "Send max_seconds.")
             self._require_time(view, path, request.max_seconds)
             seconds = latest_seconds = request.max_seconds
+        elif request.is_rescue:
+            seconds = latest_seconds = self.policy.leases.rescue_seconds
         else:
             latest_seconds = limits.longest_session_seconds
             seconds = min(self.policy.leases.quantum_seconds, latest_seconds)
@@ -261,6 +284,8 @@ class Admission:
             unit: lease.per_second(unit) * seconds
             for unit in Unit
             if lease.per_second(unit) > 0 and any((node.id, unit) in view.balances for node in path)
+            # It starts whatever is left: a balance that a full home has spent must not keep anybody from emptying it.
+            if not request.is_rescue
         }
         transaction = Transaction(
             id=self.new_id("tx"),
@@ -271,13 +296,22 @@ class Admission:
             lease_id=lease.id,
         )
         self._require_balance(view, path, amounts)
+        place = (allocation.id, request.person)
+        held, charged = view.spent.get(place, (0, 0))
+        if not request.is_rescue:
+            require_cap(view.members[place], held + charged, amounts.get(Unit.CREDITS, 0))
         on_tree = view.in_use.setdefault(allocation.root_id, {})
         own = on_tree.get(request.person, InUse())
         is_server = request.kind is LeaseKind.INTERACTIVE
         in_tree = view.in_trees.get(allocation.root_id, InUse())
-        require_room(limits, size, own, in_tree, is_server=is_server)
+        if request.is_rescue:
+            # What others run is no reason: of one's own servers only there may be too many, which one can stop.
+            require_room(limits, size, InUse(own.servers), InUse(), is_server=True)
+        else:
+            require_room(limits, size, own, in_tree, is_server=is_server)
         # Decided: whoever comes after in this batch finds it taken.
         taken = InUse(int(is_server), size.cores, size.gpus)
+        view.spent[place] = (held + amounts.get(Unit.CREDITS, 0), charged)
         on_tree[request.person] = own + taken
         view.in_trees[allocation.root_id] = in_tree + taken
         for node in path:
@@ -291,7 +325,10 @@ class Admission:
         admitted.movements.extend(
             Movement(transaction, ids, unit, Account.FREE, Account.HELD, amount) for unit, amount in amounts.items()
         )
-        return LeaseView.from_lease(lease, allocation, image, held=rate * seconds, charged=0)
+        home = view.stored.homes.get(request.person)
+        return LeaseView.from_lease(
+            lease, allocation, image, held=rate * seconds, charged=0, home_state=home.state if home else None
+        )
 
     def _require_time(self, view: _View, path: Sequence[Allocation], seconds: int) -> None:
         """Raise AllocationNotActiveError when a run could outlast its allocation: it holds its whole maximum."""

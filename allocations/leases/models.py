@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from allocations.clock import MS_PER_SECOND
 from allocations.ledger.models import Unit
+from allocations.policy.models import RESCUE
 
 if TYPE_CHECKING:
     from allocations.policy.models import Size
@@ -46,7 +47,7 @@ GUESSES = frozenset({EndReason.GONE, EndReason.NOT_SEEN})
 
 @dataclass(frozen=True, slots=True)
 class LeaseRequest:
-    """What is asked for: a size of the policy by name, or resources of one's own.
+    """What is asked for: a size of the policy by name (RESCUE for a rescue server), or resources of one's own.
 
     `max_seconds` is the declared maximum of a batch run, None for a server.
     """
@@ -59,10 +60,18 @@ class LeaseRequest:
     server_name: str
     max_seconds: int | None = None
 
+    @property
+    def is_rescue(self) -> bool:
+        """Say whether a rescue server is asked for."""
+        return self.size == RESCUE and self.kind is LeaseKind.INTERACTIVE
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """A lease as stored. Times are milliseconds since the epoch; `started_at_ms` is None until the server runs."""
+    """A lease as stored. Times are milliseconds since the epoch; `started_at_ms` is None until the server runs.
+
+    `kept_at_ms` is when its person last asked to keep it though nobody uses it, None for never.
+    """
 
     id: str
     allocation_id: str
@@ -89,6 +98,12 @@ class Lease:
     ended_at_ms: int | None
     end_reason: str | None
     moved_at_ms: int
+    kept_at_ms: int | None = None
+
+    @property
+    def is_rescue(self) -> bool:
+        """Say whether its server is for freeing space: it holds nothing, costs nothing and is not renewed."""
+        return self.size == RESCUE
 
     @property
     def is_guessed(self) -> bool:

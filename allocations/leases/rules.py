@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from allocations.clock import MS_PER_SECOND, to_rfc3339
-from allocations.errors import AllocationNotActiveError, AtOnceLimitError, SizeNotAllowedError
+from allocations.clock import MS_PER_SECOND
+from allocations.errors import (
+    AllocationNotActiveError,
+    AtOnceLimitError,
+    InsufficientBalanceError,
+    PersonSuspendedError,
+    SizeNotAllowedError,
+)
+from allocations.ledger.service import MICROCREDITS_PER_CREDIT
 from allocations.lifecycle.models import RUNNING_STATES, USABLE_STATES, AllocationState, OverrideLimits, OverrideSubject
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from allocations.lifecycle.models import Allocation, Member, Override
+    from allocations.lifecycle.models import Allocation, Member, Override, Suspension
     from allocations.policy.models import Policy, Shape, Size
 
 REQUEST_URL = "/services/allocations/requests/new"
@@ -31,10 +39,11 @@ class SourceKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a limit comes from, and that as a sentence."""
+    """Where a limit comes from, that as a sentence, and when that ends, if by itself."""
 
     kind: SourceKind
     why: str
+    ends_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +103,8 @@ def effective_limits(
         awarded["largest"] = root.award.largest
     values |= awarded
     sources |= dict.fromkeys(awarded, Source(SourceKind.AWARD, f"Awarded to “{root.name}”."))
-    subjects = {(OverrideSubject.ALLOCATION, node.id) for node in nodes_root_to_leaf}
+    names = {node.id: f"“{node.name}”" for node in nodes_root_to_leaf}
+    subjects = {(OverrideSubject.ALLOCATION, node) for node in names}
     if member is not None:
         subjects.add((OverrideSubject.PERSON, member.person))
     concerned = [one for one in overrides if (one.subject_kind, one.subject) in subjects]
@@ -103,10 +113,10 @@ def effective_limits(
         changed = {
             name: getattr(limits, name) for name in OverrideLimits.model_fields if getattr(limits, name) is not None
         }
-        until = to_rfc3339(override.ends_at_ms)[: len("2027-01-15")]
-        why = f"An exception for {override.subject} until {until}, made by {override.author}: {override.reason}"
+        whose = names.get(override.subject, override.subject)
+        why = f"An exception for {whose}, made by {override.author}: {override.reason}"
         values |= changed
-        sources |= dict.fromkeys(changed, Source(SourceKind.OVERRIDE, why))
+        sources |= dict.fromkeys(changed, Source(SourceKind.OVERRIDE, why, override.ends_at_ms))
     if member is not None:
         _restrict(values, sources, member)
     return Limits(tier_title=tier.title, sources=sources, **values)
@@ -121,6 +131,35 @@ def _restrict(values: dict[str, Any], sources: dict[str, Source], member: Member
     for name, most in (("member_cores", member.cores_max), ("member_gpus", member.gpus_max)):
         if most is not None:
             values[name], sources[name] = most, capped
+
+
+def require_not_suspended(suspension: Suspension | None) -> None:
+    """Raise PersonSuspendedError for who has a suspension in force."""
+    if suspension is not None:
+        raise PersonSuspendedError(
+            f"You are suspended, so nothing new starts in your name. The reason: {suspension.reason}",
+            "Write to the administrators to learn what to do.",
+        )
+
+
+def require_cap(member: Member, spent: int, amount: int) -> None:
+    """Raise InsufficientBalanceError when a member would spend more than a lead lets them; in microcredits.
+
+    `spent` is what is charged to them and held for them on the allocation.
+    """
+    most = member.microcredits_max
+    if most is not None and spent + amount > most:
+        raise InsufficientBalanceError(
+            f"A lead of this allocation lets you spend {_credits(most)} credits of it; "
+            f"you have {_credits(max(0, most - spent))} left and this needs {_credits(amount)}.",
+            "Choose a smaller size or a shorter time, another allocation, or ask the lead.",
+        )
+
+
+def _credits(microcredits: int) -> str:
+    # Every digit: rounded, what is left and what is needed could read the same.
+    digits = f"{Decimal(microcredits) / MICROCREDITS_PER_CREDIT:,f}"
+    return digits.rstrip("0").rstrip(".") if "." in digits else digits
 
 
 def require_usable(allocation: Allocation, now_ms: int) -> None:

@@ -181,6 +181,12 @@ class LeaseService:
         with self.database.write() as connection:
             return self.leases.end_departed(connection, now_ms)
 
+    def end_suspended(self) -> int:
+        """Let the open leases of suspended people end when their suspension says so; return how many."""
+        now_ms = self.clock.now_ms()
+        with self.database.write() as connection:
+            return self.leases.end_suspended(connection, now_ms)
+
     def end_stopped(self, grace_seconds: int) -> int:
         """Let open leases on suspended, archived and closed allocations end within the grace; return how many.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, bindparam, case, exists, func, literal_column, select, tuple_, update
+from sqlalchemy import BigInteger, and_, bindparam, case, exists, func, literal_column, select, tuple_, update
 
 from allocations.db import schema
 from allocations.db.bulk import BulkInsert, BulkUpdate
@@ -13,11 +13,14 @@ from allocations.leases.models import Hold, Lease, LeaseKind, LeaseState
 from allocations.leases.rules import InUse
 from allocations.ledger.models import Unit
 from allocations.lifecycle.models import RUNNING_STATES
+from allocations.policy.models import RESCUE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from sqlalchemy import Connection, Row
+
+    from allocations.lifecycle.models import Member
 
 _OPEN = schema.leases.c.state == LeaseState.OPEN
 # In the order of the fields, so that a row needs no names to become a lease: the worker reads thousands.
@@ -85,6 +88,24 @@ _AMOUNTS = (
     .where(_H.lease_id.in_(bindparam("leases", expanding=True)), _H.unit == Unit.CREDITS)
     .group_by(_H.lease_id)
 )
+# A rescue server is never renewed, which its owner is told as it is started.
+_LAST_QUANTA = _LEASES.where(_OPEN, _C.final, _C.kind == LeaseKind.INTERACTIVE, _C.size != RESCUE).order_by(_C.id)
+# By person and allocation: held now, and charged in all. A person has few leases beside all that an allocation has.
+_SPENT = (
+    select(
+        _C.allocation_id,
+        _C.person,
+        func.sum(case((_H.state == LeaseState.OPEN, _H.amount), else_=0)),
+        func.sum(_H.charged),
+    )
+    .join(schema.holds, _H.lease_id == _C.id)
+    .where(
+        _C.person.in_(bindparam("people", expanding=True)),
+        _C.allocation_id.in_(bindparam("nodes", expanding=True)),
+        _H.unit == Unit.CREDITS,
+    )
+    .group_by(_C.allocation_id, _C.person)
+)
 _NEXT = schema.leases.alias("next").c
 _REPLACED_AT = (
     select(func.min(_NEXT.acquired_at_ms))
@@ -112,12 +133,37 @@ _RUNNING_ON_STOPPED = (
 _END_STOPPED = (
     update(schema.leases).where(_C.id.in_(_RUNNING_ON_STOPPED)).values(ends_at_ms=bindparam("by_ms"), final=True)
 )
+_S = schema.suspensions.c
+# A worker that was away stops late, but no lease ends before now: what has run is charged.
+_NOW = bindparam("now_ms", type_=BigInteger)
+_STOPS = select(case((_S.stops_at_ms > _NOW, _S.stops_at_ms), else_=_NOW))
+_STOPS_AT = _STOPS.where(_S.person == _C.person, _S.lifted_at_ms.is_(None)).scalar_subquery()
+_OF_SUSPENDED = (
+    select(_C.id)
+    .where(
+        _OPEN,
+        _C.person.in_(select(_S.person).where(_S.lifted_at_ms.is_(None))),
+        _C.ends_at_ms > _STOPS_AT,
+    )
+    .with_for_update(skip_locked=True)
+)
+_END_SUSPENDED = update(schema.leases).where(_C.id.in_(_OF_SUSPENDED)).values(ends_at_ms=_STOPS_AT, final=True)
 _FREE_AMONG = (
     select(_C.id).where(_C.id.in_(bindparam("leases", expanding=True)), _OPEN).with_for_update(skip_locked=True)
 )
 _NOTE = update(schema.leases).where(_C.id.in_(_FREE_AMONG))
 _SEEN = _NOTE.values(seen_at_ms=bindparam("at_ms"), missing_since_ms=None)
 _MISSING = _NOTE.values(missing_since_ms=bindparam("at_ms"))
+_UNTIL = bindparam("until_ms", type_=BigInteger)
+_EXTEND = (
+    update(schema.leases)
+    .where(_C.id == bindparam("lease"), _OPEN)
+    .values(
+        kept_at_ms=bindparam("at_ms"),
+        # A longer session that was promised stays promised.
+        latest_end_at_ms=case((_C.latest_end_at_ms < _UNTIL, _UNTIL), else_=_C.latest_end_at_ms),
+    )
+)
 
 
 def _lease(row: Sequence[Any]) -> Lease:
@@ -181,6 +227,11 @@ class LeaseStore:
         ended = connection.execute(_END_STOPPED, {"by_ms": by_ms})
         return int(ended.rowcount)
 
+    def end_suspended(self, connection: Connection, now_ms: int) -> int:
+        """Set the end of suspended people's open leases to when these stop; return how many ended later."""
+        ended = connection.execute(_END_SUSPENDED, {"now_ms": now_ms})
+        return int(ended.rowcount)
+
     def mark_seen(self, connection: Connection, lease_ids: Iterable[str], at_ms: int) -> None:
         """Note that the servers of open leases were seen running."""
         connection.execute(_SEEN, {"leases": list(lease_ids), "at_ms": at_ms})
@@ -188,6 +239,12 @@ class LeaseStore:
     def mark_missing(self, connection: Connection, lease_ids: Iterable[str], since_ms: int | None) -> None:
         """Note since when the servers of open leases are missing, None for not."""
         connection.execute(_MISSING, {"leases": list(lease_ids), "at_ms": since_ms})
+
+    def extend(self, connection: Connection, lease_id: str, kept_at_ms: int, latest_end_at_ms: int) -> bool:
+        """Note that a server is wanted, and let it last until `latest_end_at_ms` at least; False when it has ended."""
+        values = {"lease": lease_id, "at_ms": kept_at_ms, "until_ms": latest_end_at_ms}
+        extended = connection.execute(_EXTEND, values)
+        return extended.rowcount == 1
 
     def open_holds(self, connection: Connection, lease_id: str) -> list[Hold]:
         """Return the holds of a lease that have not ended, one for each unit."""
@@ -250,6 +307,19 @@ class LeaseStore:
             found.setdefault(root_id, {})[person] = InUse(int(servers), int(cores), int(gpus))
         return found
 
+    def spent_by(self, connection: Connection, members: Iterable[Member]) -> dict[tuple[str, str], tuple[int, int]]:
+        """Return (held now, charged in all) in microcredits by (allocation, person), of those with a cap on it.
+
+        Locked balances keep it as it is: whatever is held or charged on a tree waits for them.
+        """
+        capped = [(one.allocation_id, one.person) for one in members if one.microcredits_max is not None]
+        if not capped:
+            return {}
+        nodes, people = zip(*capped, strict=True)
+        rows = connection.execute(_SPENT, {"nodes": list(set(nodes)), "people": list(set(people))})
+        found = {(row[0], row[1]): (int(row[2]), int(row[3])) for row in rows}
+        return {place: found.get(place, (0, 0)) for place in capped}
+
     def open_leases(
         self, connection: Connection, *, person: str | None = None, kind: LeaseKind | None = None
     ) -> list[Lease]:
@@ -276,6 +346,10 @@ class LeaseStore:
         if kind is not None:
             query = query.where(_C.kind == kind)
         return [_lease(row) for row in connection.execute(query).all()]
+
+    def last_quanta(self, connection: Connection) -> list[Lease]:
+        """Return the interactive leases that are open and will not be renewed."""
+        return [_lease(row) for row in connection.execute(_LAST_QUANTA)]
 
     def open_on(self, connection: Connection, allocation_ids: Iterable[str]) -> list[Lease]:
         """Return the open leases on allocations, oldest first."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
@@ -58,10 +59,18 @@ class LeaseView(View):
     end_reason: str | None
     held_microcredits: int
     charged_microcredits: int
+    # How the person's home stood at admission: ok, nearing limit, over limit, locked. None later, and unmeasured.
+    home_state: str | None = None
 
     @classmethod
     def from_lease(
-        cls, lease: Lease, allocation: Allocation, image: Image | None, held: int, charged: int
+        cls,
+        lease: Lease,
+        allocation: Allocation,
+        image: Image | None,
+        held: int,
+        charged: int,
+        home_state: str | None = None,
     ) -> LeaseView:
         """Show a lease with its amounts; `image` is None when the catalogue has it no more."""
         return cls(
@@ -90,6 +99,7 @@ class LeaseView(View):
             end_reason=lease.end_reason,
             held_microcredits=held,
             charged_microcredits=charged,
+            home_state=home_state,
         )
 
 
@@ -129,13 +139,51 @@ def _time(at_ms: int | None) -> str | None:
     return None if at_ms is None else to_rfc3339(at_ms)
 
 
+class StopReason(StrEnum):
+    """What ends a server that is used: the balance, the allocation, the longest session, or nobody may renew it."""
+
+    BALANCE = "balance"
+    ALLOCATION = "allocation"
+    SESSION = "session"
+    NOT_RENEWED = "not_renewed"
+
+
+class OutlookView(View):
+    """What becomes of a running server if it stays in use and alone is charged. Times are RFC 3339 in UTC.
+
+    It is held until `held_until`, renewed at `renews_at` (None: not any more), and stops at `stops_at`: `detail`,
+    `remedy` and `remedy_url` say why and what to do, and `warn_before_stop_seconds` when to warn. Not used since
+    `used_at` for `idle_seconds`, it stops earlier. `may_last_longer`: an extension makes its session longer than
+    `longest_session_seconds`.
+    """
+
+    lease: str
+    allocation: str
+    allocation_name: str
+    server_name: str
+    microcredits_per_hour: int
+    held_until: str
+    renews_at: str | None
+    stops_at: str
+    reason: StopReason
+    detail: str
+    remedy: str
+    remedy_url: str
+    idle_seconds: int
+    used_at: str
+    longest_session_seconds: int
+    may_last_longer: bool
+    warn_before_stop_seconds: list[int]
+
+
 class AgreementView(View):
-    """The agreement in force, and whether the person accepted it."""
+    """The agreement in force, whether the person accepted it, and until when that counts."""
 
     version: str
     title: str
     accepted: bool
     url: str
+    accepted_until: str | None = None
 
 
 class SizeOffer(View):
@@ -153,8 +201,21 @@ class SizeOffer(View):
     reason: str | None
 
 
+class HomeOffer(View):
+    """How a person's home stands (bytes): ok, nearing limit, over limit, locked; `full` where writing may fail.
+
+    `locks_at` is when a home over its limit is locked (RFC 3339 in UTC).
+    """
+
+    state: str
+    full: bool
+    used_bytes: int
+    limit_bytes: int
+    locks_at: str | None
+
+
 class AllocationOffer(View):
-    """An allocation that the person is a member of, with every size."""
+    """An allocation that the person is a member of, with every size, and the rescue server that it gives."""
 
     id: str
     name: str
@@ -169,6 +230,7 @@ class AllocationOffer(View):
     usable: bool
     reason: str | None
     sizes: list[SizeOffer]
+    rescue: SizeOffer | None = None
 
 
 class ImageOffer(View):
@@ -196,3 +258,4 @@ class StartOptions(View):
     allocations: list[AllocationOffer]
     images: list[ImageOffer]
     default: Choice | None
+    home: HomeOffer | None = None

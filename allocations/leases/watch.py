@@ -97,6 +97,7 @@ class LeaseWatch:
         now_ms = self.clock.now_ms()
         renew_before_ms = self.rules.renew_before_end_seconds * MS_PER_SECOND
         self.leases.end_departed()
+        self.leases.end_suspended()
         self.leases.end_stopped(self.rules.allocation_end_grace_seconds)
         with self.database.read() as connection:
             # Also past their ends: the worker may have been away while servers ran on, within their tier's longest.
@@ -155,7 +156,7 @@ class LeaseWatch:
     def _stop_when_idle(self, key: ServerKey, lease: Lease, status: ServerStatus, now_ms: int) -> None:
         if lease.started_at_ms is None:
             return
-        used_ms = max(status.last_activity_ms or 0, lease.started_at_ms)
+        used_ms = max(status.last_activity_ms or 0, lease.started_at_ms, lease.kept_at_ms or 0)
         if now_ms - used_ms >= lease.idle_seconds * MS_PER_SECOND:
             log.info("idle server is stopped", extra=_fields(lease))
             self.servers.stop(key)

@@ -15,8 +15,10 @@ from sqlalchemy import BigInteger, case, func, literal, or_, select, union_all
 
 from allocations.clock import MS_PER_SECOND
 from allocations.db.schema import allocations, balances, duties, holds, idempotency, journal, leases, requests, runs
+from allocations.ledger.daily_use import daily_use_differences
 from allocations.ledger.invariants import Invariant
 from allocations.ledger.models import Account
+from allocations.ledger.storage import storage_differences
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -93,6 +95,8 @@ def audit_ledger(connection: Connection, stop_grace_seconds: int = STOP_GRACE_SE
         partial(_nothing_past_its_lease, grace_ms=grace_ms),
         _charge_within_lifetime,
         _clock_never_backwards,
+        _storage_day_once,
+        _journal_rebuilds_daily_use,
     )
     return AuditReport(
         violations=tuple(violation for check in checks for violation in check(connection)),
@@ -145,7 +149,7 @@ def _within_limit(connection: Connection, books: _Books) -> Iterator[Violation]:
 
 
 def _first_hold_beyond(connection: Connection, books: _Books, node: str, unit: str) -> int | None:
-    """Replay the journal of a node's subtree; return the first entry that held more than the limit then left.
+    """Replay the journal of a node's subtree; return the first entry that took more than the limit then left.
 
     Every transaction locks the node's balance before it writes its entries, so their ids are in the order in which
     the balance changed.
@@ -165,7 +169,7 @@ def _first_hold_beyond(connection: Connection, books: _Books, node: str, unit: s
                 continue
             used += row.amount * ((row.debit == Account.FREE) - (row.credit == Account.FREE))
             # Before its first limit, a node had no account in the unit: its parts alone were limited.
-            if row.credit == Account.HELD and limit is not None and used > limit:
+            if row.debit == Account.FREE and limit is not None and used > limit:
                 return int(row.id)
     return None
 
@@ -372,6 +376,16 @@ def _clock_never_backwards(connection: Connection) -> Iterator[Violation]:
             f"journal entry {row.id}",
             f"{row.at_ms} comes after {row.previous_ms}",
         )
+
+
+def _storage_day_once(connection: Connection) -> Iterator[Violation]:
+    for subject, detail in storage_differences(connection):
+        yield Violation(Invariant.STORAGE_DAY_ONCE, subject, detail)
+
+
+def _journal_rebuilds_daily_use(connection: Connection) -> Iterator[Violation]:
+    for subject, detail in daily_use_differences(connection):
+        yield Violation(Invariant.JOURNAL_REBUILDS_DAILY_USE, subject, detail)
 
 
 # What an answer may name, by the prefix of its ids.

@@ -17,7 +17,8 @@ from sqlalchemy import and_, case, func, select
 from allocations.clock import MS_PER_SECOND, to_rfc3339
 from allocations.db.schema import allocations, audit, balances, holds, journal, leases
 from allocations.errors import NotFoundError
-from allocations.ledger.models import Account, Unit
+from allocations.ledger.models import Account, TransactionKind, Unit
+from allocations.ledger.storage import StorageCharged, charged_for_storage
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -194,6 +195,7 @@ class AllocationStory:
     open_holds: tuple[OpenHold, ...]
     by_person: tuple[Charged, ...]
     by_sub_allocation: tuple[Charged, ...]
+    storage: tuple[StorageCharged, ...]
     balances: tuple[Remainder, ...]
     checks: tuple[Check, ...]
 
@@ -415,6 +417,7 @@ def _allocation_story(connection: Connection, tree: _Tree, node: str) -> Allocat
     limits = tuple(_limit_changes(connection, node))
     open_holds = tuple(hold for hold in _open_holds(connection, tree, node) if hold.unit in units)
     by_person, by_sub_allocation = _charged(connection, tree, node, units)
+    storage = charged_for_storage(connection, tree.subtree(node))
     remainders = tuple(
         Remainder(
             Unit(balance.unit),
@@ -437,6 +440,14 @@ def _allocation_story(connection: Connection, tree: _Tree, node: str) -> Allocat
             Check(f"{one.unit}: the open leases hold {held:,}, stored {one.held:,}", held == one.held),
             Check(f"{one.unit}: the charges come to {posted:,}, stored {one.posted:,}", posted == one.posted),
         ]
+    if storage:
+        of_days = sum(one.charged for one in storage)
+        in_journal = _charged_as_storage(connection, tree, node)
+        checks.append(
+            Check(
+                f"storage: its days were charged {of_days:,}, the journal charged {in_journal:,}", of_days == in_journal
+            )
+        )
     return AllocationStory(
         id=node,
         name=row.name,
@@ -447,9 +458,17 @@ def _allocation_story(connection: Connection, tree: _Tree, node: str) -> Allocat
         open_holds=open_holds,
         by_person=by_person,
         by_sub_allocation=by_sub_allocation,
+        storage=tuple(storage),
         balances=remainders,
         checks=tuple(checks),
     )
+
+
+def _charged_as_storage(connection: Connection, tree: _Tree, node: str) -> int:
+    total = select(func.coalesce(func.sum(_POSTED), 0)).where(
+        journal.c.allocation_id.in_(tree.subtree(node)), journal.c.kind == TransactionKind.STORAGE
+    )
+    return int(connection.execute(total).scalar_one())
 
 
 def _limit_changes(connection: Connection, node: str) -> Iterable[LimitChange]:

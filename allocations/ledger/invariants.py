@@ -16,6 +16,8 @@ class Invariant(Enum):
     NOTHING_PAST_ITS_LEASE = 6, "nothing runs without a lease, and no lease stays open past its end"
     CHARGE_WITHIN_LIFETIME = 7, "a charge is at most the rate by the observed lifetime"
     SERVICE_CLOCK = 8, "only the service's clock counts, and it never runs backwards"
+    STORAGE_DAY_ONCE = 9, "a day of an area is charged at most its bytes by its price, and what the journal charged"
+    JOURNAL_REBUILDS_DAILY_USE = 10, "the use by day rebuilt from the journal equals the stored one"
 
     def __init__(self, number: int, sentence: str) -> None:
         self.number = number

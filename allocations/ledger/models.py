@@ -42,6 +42,7 @@ class TransactionKind(StrEnum):
     CLOSE = "close"
     LAPSE = "lapse"
     RENEWAL = "renewal"
+    STORAGE = "storage"
 
 
 @dataclass(frozen=True, slots=True)

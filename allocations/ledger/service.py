@@ -2,9 +2,10 @@
 
 Invariants kept here (numbers as in the design):
 
-1. WITHIN_LIMIT: posted + held <= limit at every node and unit when a hold is taken. The limit is checked by the very
-   UPDATE that adds the hold, on each node of the path from the root down. Two holds could otherwise both read a free
-   amount and both take it; the conditional update makes the second wait for the first and count again.
+1. WITHIN_LIMIT: posted + held <= limit at every node and unit when a hold is taken, or what is free is charged without
+   one. The limit is checked by the very UPDATE that adds it, on each node of the path from the root down. Two could
+   otherwise both read a free amount and both take it; the conditional update makes the second wait for the first and
+   count again.
 2. HELD_IS_OPEN_HOLDS: a hold counts at every node of its path when it is taken and when it ends; each journal row
    moves one amount from one account to another, so that every transaction balances.
 3. HOLD_ENDS_ONCE: what ends a hold frees the whole of it and posts at most as much; `leases` sees that it ends once.
@@ -144,7 +145,7 @@ class Ledger:
                 change = changes[node, one.unit]
                 change.held += one.amount * ((one.target is Account.HELD) - (one.source is Account.HELD))
                 change.posted += one.amount * ((one.target is Account.POSTED) - (one.source is Account.POSTED))
-                change.takes |= one.target is Account.HELD
+                change.takes |= one.source is Account.FREE
                 change.is_leaf = node == one.path[-1]
         if any(unit is not Unit.CREDITS for _, unit in changes):
             # In credits every allocation is limited, in other units some are.
@@ -217,7 +218,7 @@ class Ledger:
 
 @dataclass(slots=True)
 class _Change:
-    """What movements change together in one balance; `takes` when any of them holds."""
+    """What movements change together in one balance; `takes` when any of them holds, or charges what is free."""
 
     held: int = 0
     posted: int = 0

@@ -10,6 +10,8 @@ from rich.table import Table
 
 from allocations.ledger.explain import LeaseStory
 from allocations.ledger.models import Unit
+from allocations.ledger.storage import BYTES_PER_GB
+from allocations.policy.models import RESCUE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,6 +82,8 @@ def _tell_lease(console: Console, story: LeaseStory) -> None:
 
 
 def _rate(story: LeaseStory) -> str:
+    if story.size == RESCUE:
+        return "Rate: none; a rescue server, for freeing space, is free of charge."
     rate = f"{story.microcredits_per_second:,} microcredits a second"
     under = f" (policy version {escape(story.policy_version)})" if story.policy_version else ""
     prices = story.prices
@@ -141,6 +145,21 @@ def _tell_allocation(console: Console, story: AllocationStory) -> None:
     console.print(held)
     _tell_charged(console, "Charged, by person", story.by_person)
     _tell_charged(console, "Charged, by sub-allocation", story.by_sub_allocation)
+    if story.storage:
+        storage = Table(
+            "Area", "Class", "Whose", "Days", "GB-days", "Charged", "Owed", title="Storage", title_justify="left"
+        )
+        for area in story.storage:
+            storage.add_row(
+                area.area,
+                area.storage_class,
+                escape(area.owner),
+                f"{area.days:,}",
+                f"{area.byte_days / BYTES_PER_GB:,.3f}",
+                amount(area.charged, Unit.CREDITS),
+                amount(area.owed, Unit.CREDITS),
+            )
+        console.print(storage)
     for one in story.balances:
         _say(
             console,

@@ -15,6 +15,7 @@ from allocations.lifecycle.models import (
     Allocation,
     MemberRole,
 )
+from allocations.lifecycle.stores.audit import AuditFilter
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -135,6 +136,11 @@ class Authority:
             details=details,
             policy_version=self.policy.version,
         )
+
+    def last_action(self, connection: Connection, subject: str) -> str:
+        """Return what was last done to a subject, as the audit log calls it; empty when nothing was."""
+        rows = self.audit.entries(connection, limit=1, wanted=AuditFilter(subject=subject))
+        return str(rows[0].action) if rows else ""
 
     def tell(self, connection: Connection, *new: Notice) -> None:
         """Leave notices in the outbox, in the transaction of what is done."""

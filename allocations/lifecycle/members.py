@@ -39,9 +39,10 @@ if TYPE_CHECKING:
 PERSON_LENGTH_MAX = 100
 INVITATION_DAYS = 30
 CAP_MAX = 1_000_000
+MICROCREDITS_CAP_MAX = 10**15
 _OVER = frozenset({AllocationState.ARCHIVED, AllocationState.CLOSED})
 Cap = int | None | Literal["keep"]
-"""What a member may run at once: a number, None for as much as everybody, or as it is."""
+"""What a member may run at once or spend: a number, None for as much as everybody, or as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +80,19 @@ class MemberService:
         servers_max: int | None = None,
         cores_max: int | None = None,
         gpus_max: int | None = None,
+        microcredits_max: int | None = None,
     ) -> Invitation:
         """Offer a person a place for 30 days; while they have not answered, the same again is the same invitation.
 
         What it lets them run at once binds from the moment in which they accept.
         """
         person = require_person(person)
-        caps = {"servers_max": servers_max, "cores_max": cores_max, "gpus_max": gpus_max}
+        caps = {
+            "servers_max": servers_max,
+            "cores_max": cores_max,
+            "gpus_max": gpus_max,
+            "microcredits_max": microcredits_max,
+        }
         _require_caps(caps)
         with self.database.write() as connection:
             self.authority.managed(connection, actor, allocation_id)
@@ -187,7 +194,8 @@ class MemberService:
         """Return what waits for a person's answer and can be accepted, oldest first, with what it is a place in."""
         with self.database.read() as connection:
             pending = self.invitations.pending_of(connection, person, self.clock.now_ms())
-            offers = [Offer(one, self.authority.find(connection, one.allocation_id)) for one in pending]
+            nodes = self.allocations.with_ancestors(connection, {one.allocation_id for one in pending})
+            offers = [Offer(one, nodes[one.allocation_id]) for one in pending]
             return [offer for offer in offers if offer.allocation.state not in _OVER]
 
     def invitations_on(self, actor: Actor, allocation_id: str) -> list[Invitation]:
@@ -213,9 +221,15 @@ class MemberService:
         servers_max: Cap = "keep",
         cores_max: Cap = "keep",
         gpus_max: Cap = "keep",
+        microcredits_max: Cap = "keep",
     ) -> Member:
-        """Change a member's role, and what the member may run at once; leads and managers only."""
-        asked = {"servers_max": servers_max, "cores_max": cores_max, "gpus_max": gpus_max}
+        """Change a member's role, and what the member may run at once and spend; leads and managers only."""
+        asked = {
+            "servers_max": servers_max,
+            "cores_max": cores_max,
+            "gpus_max": gpus_max,
+            "microcredits_max": microcredits_max,
+        }
         caps: dict[str, int | None] = {name: cap for name, cap in asked.items() if cap != "keep"}
         _require_caps(caps)
         with self.database.write() as connection:
@@ -340,11 +354,14 @@ def _caps_of(invitation: Invitation) -> dict[str, int | None]:
         "servers_max": invitation.servers_max,
         "cores_max": invitation.cores_max,
         "gpus_max": invitation.gpus_max,
+        "microcredits_max": invitation.microcredits_max,
     }
 
 
 def _require_caps(caps: Mapping[str, int | None]) -> None:
-    if any(cap is not None and not 0 <= cap <= CAP_MAX for cap in caps.values()):
-        raise InvalidInputError(
-            f"A cap lies between 0 and {CAP_MAX:,}.", "Enter a number within that, or nothing for no cap."
-        )
+    for name, cap in caps.items():
+        most = MICROCREDITS_CAP_MAX if name == "microcredits_max" else CAP_MAX
+        if cap is not None and not 0 <= cap <= most:
+            raise InvalidInputError(
+                f"A cap lies between 0 and {most:,}.", "Enter a number within that, or nothing for no cap."
+            )

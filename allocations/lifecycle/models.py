@@ -145,7 +145,8 @@ class Override:
 class Person:
     """Somebody with a name here, as the provider knows them at which they sign in: a subject of an issuer.
 
-    `email` is where mail goes; `institution` and `country` are for reports only.
+    `email` is where mail goes; `institution` and `country` are for reports only. `roles` are the hub's at the last
+    sign-in, for administrators to read: what a person may do, their token says.
     """
 
     name: str
@@ -155,6 +156,21 @@ class Person:
     full_name: str | None = None
     institution: str | None = None
     country: str | None = None
+    roles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Suspension:
+    """That a person may start nothing until it is lifted; what they run is stopped at `stops_at_ms`."""
+
+    id: str
+    person: str
+    reason: str
+    author: str
+    created_at_ms: int
+    stops_at_ms: int
+    lifted_at_ms: int | None = None
+    lifted_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +196,11 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A person's place in an allocation, and what a lead lets them run at once (None: as much as everybody)."""
+    """A person's place in an allocation, and what a lead lets them have (None: as much as everybody).
+
+    `servers_max`, `cores_max` and `gpus_max` are for what runs at once, `microcredits_max` for all that they spend on
+    this allocation over its whole time.
+    """
 
     allocation_id: str
     person: str
@@ -189,6 +209,7 @@ class Member:
     servers_max: int | None = None
     cores_max: int | None = None
     gpus_max: int | None = None
+    microcredits_max: int | None = None
 
 
 class InvitationState(StrEnum):
@@ -203,7 +224,7 @@ class InvitationState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """A place in an allocation, with what it lets run at once, that is offered to a person until `ends_at_ms`."""
+    """A place in an allocation, with what it lets a member have, that is offered to a person until `ends_at_ms`."""
 
     id: str
     allocation_id: str
@@ -217,6 +238,7 @@ class Invitation:
     servers_max: int | None = None
     cores_max: int | None = None
     gpus_max: int | None = None
+    microcredits_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,7 +310,8 @@ class RequestTransition:
     target: RequestState
 
 
-_OPEN = frozenset({RequestState.SUBMITTED, RequestState.IN_REVIEW})
+WAITING_STATES = frozenset({RequestState.SUBMITTED, RequestState.IN_REVIEW})
+"""In which a request waits for a reviewer."""
 
 REQUEST_TRANSITIONS: dict[RequestAction, RequestTransition] = {
     RequestAction.SUBMIT: RequestTransition(
@@ -297,12 +320,12 @@ REQUEST_TRANSITIONS: dict[RequestAction, RequestTransition] = {
         RequestState.SUBMITTED,
     ),
     RequestAction.WITHDRAW: RequestTransition(
-        _OPEN | {RequestState.DRAFT, RequestState.REVISION_REQUESTED}, Party.APPLICANT, RequestState.WITHDRAWN
+        WAITING_STATES | {RequestState.DRAFT, RequestState.REVISION_REQUESTED}, Party.APPLICANT, RequestState.WITHDRAWN
     ),
-    RequestAction.REVIEW: RequestTransition(_OPEN, Party.REVIEWER, RequestState.IN_REVIEW),
-    RequestAction.REQUEST_REVISION: RequestTransition(_OPEN, Party.REVIEWER, RequestState.REVISION_REQUESTED),
-    RequestAction.APPROVE: RequestTransition(_OPEN, Party.REVIEWER, RequestState.APPROVED),
-    RequestAction.DECLINE: RequestTransition(_OPEN, Party.REVIEWER, RequestState.DECLINED),
+    RequestAction.REVIEW: RequestTransition(WAITING_STATES, Party.REVIEWER, RequestState.IN_REVIEW),
+    RequestAction.REQUEST_REVISION: RequestTransition(WAITING_STATES, Party.REVIEWER, RequestState.REVISION_REQUESTED),
+    RequestAction.APPROVE: RequestTransition(WAITING_STATES, Party.REVIEWER, RequestState.APPROVED),
+    RequestAction.DECLINE: RequestTransition(WAITING_STATES, Party.REVIEWER, RequestState.DECLINED),
 }
 
 
@@ -338,3 +361,20 @@ class Review:
     conflict: bool
     comment: str
     at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFilter:
+    """Which requests a reviewer looks for; what is None or empty does not matter.
+
+    `reviewed_by` and `to_be_reviewed_by` are people: whose review there is, or who neither wrote one nor the request.
+    `text` is contained in the title, the applicant's name or the id; case does not count.
+    """
+
+    states: frozenset[RequestState] = WAITING_STATES
+    tier: str | None = None
+    kind: RequestKind | None = None
+    created_until_ms: int | None = None
+    reviewed_by: str | None = None
+    to_be_reviewed_by: str | None = None
+    text: str = ""

@@ -1,22 +1,18 @@
-"""Delivers the outbox: one mail a day for each person, with what is still true when it is written."""
+"""Delivers the outbox, at once or once a day as people choose, with what is still true when it is written."""
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from email.errors import HeaderParseError
-from email.headerregistry import Address
-from email.message import EmailMessage
-from email.utils import format_datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from allocations.clock import MS_PER_DAY, MS_PER_SECOND
 from allocations.notify.models import Mail
-from allocations.notify.texts import one_line
 from allocations.notify.transports import DeliveryError
+from allocations.outbox import NoticeState
+from allocations.policy.notices import MAILED, Delivery
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,9 +22,10 @@ if TYPE_CHECKING:
     from allocations.clock import Clock
     from allocations.db.database import Database
     from allocations.ids import IdFactory
-    from allocations.notify.models import StoredNotice
+    from allocations.notify.composer import Composed, MailComposer
+    from allocations.notify.models import StoredNotice, Waiting
+    from allocations.notify.preferences import PreferenceService
     from allocations.notify.store import NoticeStore
-    from allocations.notify.texts import TextService, Wording
     from allocations.notify.transports import Transport
     from allocations.notify.truth import TruthService
 
@@ -44,17 +41,19 @@ ROUND_MS = 3 * MS_PER_SECOND
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mailer:
-    """Writes mails from pending notices and sends them, each at least once and under one Message-ID."""
+    """Writes mails from pending notices and sends them, each at least once and under one Message-ID.
+
+    A mail tells all that waits: what comes at once takes along what would come with the daily mail.
+    """
 
     database: Database
     clock: Clock
     new_id: IdFactory
     notices: NoticeStore
-    texts: TextService
+    preferences: PreferenceService
     truth: TruthService
+    composer: MailComposer
     transport: Transport
-    sender: str
-    domain: str
 
     def deliver(self) -> int:
         """Write and send what is due; return how many mails were sent."""
@@ -66,8 +65,8 @@ class Mailer:
     def _write_due(self) -> None:
         begin_ms = self.clock.now_ms()
         with self.database.read() as connection:
-            people = self.notices.people_with_news(connection, begin_ms - BETWEEN_MAILS_MS)
-        for person in people:
+            waiting = self.notices.waiting(connection, begin_ms - BETWEEN_MAILS_MS)
+        for person in sorted({one.person for one in waiting if self._is_due(one)}):
             if self.clock.now_ms() - begin_ms > ROUND_MS:
                 break
             try:
@@ -78,6 +77,10 @@ class Mailer:
                 # One notice that cannot be put into words keeps nobody else's news back.
                 log.exception("no mail could be written", extra={"person": person})
 
+    def _is_due(self, one: Waiting) -> bool:
+        """Say whether something is to be done now: a mail, or to note that none is wanted."""
+        return not one.was_mailed or self.preferences.effective(one.kind, one.chosen) is not Delivery.DAILY
+
     def _write(self, person: str) -> None:
         """Write one person's mail.
 
@@ -87,23 +90,30 @@ class Mailer:
         with self.database.write() as connection:
             now_ms = self.clock.now_ms()
             waiting = self.notices.lock_waiting(connection, person)
-            if self.notices.has_mail(connection, person, now_ms - BETWEEN_MAILS_MS):
+            if self.notices.has_unsent(connection, person):
                 return
-            words, kept = self._put_into_words(connection, person, waiting, now_ms)
-            if words is not None:
-                mail = Mail(self.new_id("mail"), person, words.title, words.text, now_ms, next_try_at_ms=now_ms)
-                self.notices.add_mail(connection, mail, kept)
+            told, at_once = self._sift(connection, person, waiting, now_ms)
+            if not told or (not at_once and self.notices.was_mailed(connection, person, now_ms - BETWEEN_MAILS_MS)):
+                return
+            words = self.composer.compose(connection, person, told, now_ms, now_ms)
+            mail = Mail(self.new_id("mail"), person, words.subject, words.text, now_ms, next_try_at_ms=now_ms)
+            self.notices.add_mail(connection, mail, [notice.id for notice in told])
 
-    def _put_into_words(
+    def _sift(
         self, connection: Connection, person: str, pending: Sequence[StoredNotice], now_ms: int
-    ) -> tuple[Wording | None, list[int]]:
-        """Skip what is no longer true; return the words of the rest, None when there is none, and its ids."""
+    ) -> tuple[list[StoredNotice], bool]:
+        """Take out of the mail what is not true any more or not wanted by mail; return the rest.
+
+        And whether some of it is to come at once.
+        """
         true = self.truth.still_true(connection, pending, now_ms)
-        kept = [notice.id for notice in true]
-        self.notices.skip(connection, [notice.id for notice in pending if notice.id not in kept])
-        if not true:
-            return None, kept
-        return self.texts.digest(person, [self.texts.words(connection, notice, now_ms) for notice in true]), kept
+        gone = {notice.id for notice in pending} - {notice.id for notice in true}
+        self.notices.keep_from_mail(connection, gone, NoticeState.SKIPPED)
+        deliveries = self.preferences.deliveries(connection, person)
+        told = [notice for notice in true if deliveries[notice.kind] in MAILED]
+        unwanted = {notice.id for notice in true} - {notice.id for notice in told}
+        self.notices.keep_from_mail(connection, unwanted, NoticeState.UNMAILED)
+        return told, any(deliveries[notice.kind] is Delivery.AT_ONCE for notice in told)
 
     # ---------------------------------------------------------------- sending
 
@@ -141,7 +151,7 @@ class Mailer:
         if current is None:
             return False
         try:
-            self.transport.send(self._message(current, email), mail.id)
+            self.transport.send(self.composer.message(*current, email), mail.id)
         except DeliveryError as error:
             with self.database.write() as connection:
                 self.notices.mark_failed(connection, mail.id, error.reason)
@@ -150,37 +160,23 @@ class Mailer:
             self.notices.mark_sent(connection, mail.id, self.clock.now_ms())
         return True
 
-    def _renewed(self, connection: Connection, mail_id: str) -> Mail | None:
+    def _renewed(self, connection: Connection, mail_id: str) -> tuple[Mail, Composed] | None:
         """Return a claimed mail as it reads now, which may be long after it was written; None when nothing is left.
 
         News that came since wait for the next mail: a reader who has this one already may drop its repetition unread.
         """
         mail = self.notices.mail(connection, mail_id)
         now_ms = self.clock.now_ms()
-        words, _ = self._put_into_words(connection, mail.person, self.notices.of_mail(connection, mail_id), now_ms)
-        if words is None:
+        told, _ = self._sift(connection, mail.person, self.notices.of_mail(connection, mail_id), now_ms)
+        if not told:
             self.notices.remove_mail(connection, mail_id)
             return None
-        if (words.title, words.text) == (mail.subject, mail.body):
-            return mail
-        self.notices.rewrite(connection, mail_id, words.title, words.text, now_ms)
-        return replace(mail, subject=words.title, body=words.text, created_at_ms=now_ms)
-
-    def _message(self, mail: Mail, email: str | None) -> EmailMessage:
-        """Return the message; the same one for each try."""
-        message = EmailMessage()
-        message["Message-ID"] = f"<{mail.id}@{self.domain}>"
-        message["Date"] = format_datetime(datetime.fromtimestamp(mail.created_at_ms / MS_PER_SECOND, tz=UTC))
-        message["From"] = self.sender
-        try:
-            message["To"] = Address(addr_spec=email) if email else Address(username=mail.person, domain=self.domain)
-        except (ValueError, IndexError, HeaderParseError):
-            raise DeliveryError("the address is not valid", everybody=False) from None
-        # A name may spell an encoded word, such as that of a line break, which the header would decode.
-        message["Subject"] = one_line(mail.subject).replace("=?", "= ?")
-        message["Auto-Submitted"] = "auto-generated"
-        message.set_content(mail.body)
-        return message
+        words = self.composer.compose(connection, mail.person, told, now_ms, mail.created_at_ms)
+        if (words.subject, words.text) == (mail.subject, mail.body):
+            return mail, words
+        self.notices.rewrite(connection, mail_id, words.subject, words.text, now_ms)
+        rewritten = replace(mail, subject=words.subject, body=words.text, created_at_ms=now_ms)
+        return rewritten, self.composer.compose(connection, mail.person, told, now_ms, now_ms)
 
 
 def retry_ms(attempts: int) -> int:

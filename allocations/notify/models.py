@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from allocations.leases.views import View
-from allocations.policy.notices import NoticeKind
+from allocations.policy.notices import Delivery, NoticeKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -14,7 +14,16 @@ if TYPE_CHECKING:
     from allocations.outbox import NoticeState
 
 # Kinds with an end of their own, after which there is nothing left in them to know.
-PERISHABLE = frozenset({NoticeKind.ENDS_SOON, NoticeKind.INVITED})
+PERISHABLE = frozenset(
+    {
+        NoticeKind.ENDS_SOON,
+        NoticeKind.INVITED,
+        NoticeKind.REQUEST_WAITS,
+        NoticeKind.SERVER_STOPS,
+        NoticeKind.PURGE_PLANNED,
+        NoticeKind.PURGE_REMINDER,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +40,16 @@ class StoredNotice:
     created_at_ms: int
     read_at_ms: int | None
     mail_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """That notices of a kind wait for a person: what they chose for it, and whether they were mailed of late."""
+
+    person: str
+    kind: NoticeKind
+    chosen: Delivery | None
+    was_mailed: bool
 
 
 @dataclass(frozen=True, slots=True)

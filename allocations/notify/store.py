@@ -7,15 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, delete, func, insert, or_, select, update
 
-from allocations.db.schema import allocations, invitations, mails, members, notices, overrides, people, requests
-from allocations.notify.models import PERISHABLE, Mail, StoredNotice
+from allocations.db.schema import (
+    allocations,
+    invitations,
+    leases,
+    mails,
+    members,
+    notice_choices,
+    notices,
+    overrides,
+    people,
+    purges,
+    requests,
+    storage_areas,
+    storage_ends,
+    suspensions,
+)
+from allocations.notify.models import PERISHABLE, Mail, StoredNotice, Waiting
 from allocations.outbox import NoticeState
-from allocations.policy.notices import NoticeKind
+from allocations.policy.notices import Delivery, NoticeKind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from sqlalchemy import ColumnElement, Connection, Row, RowMapping
+    from sqlalchemy import Connection, Row, RowMapping, Select
 
 _WAITING = and_(notices.c.state == NoticeState.PENDING, notices.c.mail_id.is_(None))
 
@@ -26,6 +41,19 @@ _SHOWN = or_(
     notices.c.read_at_ms.is_not(None),
 )
 
+_PURGES = (
+    select(
+        purges.c.id,
+        purges.c.state,
+        purges.c.files,
+        purges.c.window_ends_at_ms,
+        storage_areas.c.storage_class,
+        allocations.c.name,
+    )
+    .join(storage_areas, storage_areas.c.id == purges.c.area_id)
+    .outerjoin(allocations, allocations.c.id == storage_areas.c.allocation_id)
+)
+
 
 def _notice(row: Row[Any]) -> StoredNotice:
     fields = dict(row._mapping)  # noqa: SLF001  # SQLAlchemy's public name for a row as a mapping
@@ -33,6 +61,10 @@ def _notice(row: Row[Any]) -> StoredNotice:
     fields["state"] = NoticeState(fields["state"])
     fields["details"] = json.loads(fields["details"])
     return StoredNotice(**fields)
+
+
+def _by_id(connection: Connection, query: Select[Any]) -> dict[str, RowMapping]:
+    return {row["id"]: row for row in connection.execute(query).mappings()}
 
 
 def _mail(row: Row[Any]) -> Mail:
@@ -53,16 +85,22 @@ class NoticeStore:
         )
         return {(row.person, row.subject, row.threshold) for row in rows}
 
-    def people_with_news(self, connection: Connection, mailed_after_ms: int) -> list[str]:
-        """Return who has waiting notices, and no mail that was sent since a time or is still on its way."""
-        busy = select(mails.c.person).where(_busy(mailed_after_ms))
+    def waiting(self, connection: Connection, mailed_after_ms: int) -> list[Waiting]:
+        """Return of whom notices of which kinds wait, those left out who have a mail on its way."""
+        on_its_way = select(mails.c.person).where(mails.c.sent_at_ms.is_(None))
+        mailed = select(mails.c.person).where(mails.c.sent_at_ms > mailed_after_ms)
+        its = and_(notice_choices.c.person == notices.c.person, notice_choices.c.kind == notices.c.kind)
         rows = connection.execute(
-            select(notices.c.person)
-            .where(_WAITING, notices.c.person.not_in(busy))
+            select(notices.c.person, notices.c.kind, notice_choices.c.delivery, notices.c.person.in_(mailed))
+            .select_from(notices.outerjoin(notice_choices, its))
+            .where(_WAITING, notices.c.person.not_in(on_its_way))
             .distinct()
-            .order_by(notices.c.person)
+            .order_by(notices.c.person, notices.c.kind)
         )
-        return [row.person for row in rows]
+        return [
+            Waiting(person, NoticeKind(kind), None if chosen is None else Delivery(chosen), bool(recently))
+            for person, kind, chosen, recently in rows
+        ]
 
     def lock_waiting(self, connection: Connection, person: str) -> list[StoredNotice]:
         """Lock and return a person's waiting notices, oldest first."""
@@ -71,9 +109,14 @@ class NoticeStore:
         )
         return [_notice(row) for row in rows]
 
-    def has_mail(self, connection: Connection, person: str, mailed_after_ms: int) -> bool:
-        """Say whether a person got a mail since a time, or has one on its way."""
-        found = select(mails.c.id).where(mails.c.person == person, _busy(mailed_after_ms))
+    def has_unsent(self, connection: Connection, person: str) -> bool:
+        """Say whether a person has a mail on its way."""
+        found = select(mails.c.id).where(mails.c.person == person, mails.c.sent_at_ms.is_(None))
+        return connection.execute(found.limit(1)).first() is not None
+
+    def was_mailed(self, connection: Connection, person: str, after_ms: int) -> bool:
+        """Say whether a person was sent a mail since a time."""
+        found = select(mails.c.id).where(mails.c.person == person, mails.c.sent_at_ms > after_ms)
         return connection.execute(found.limit(1)).first() is not None
 
     def of_mail(self, connection: Connection, mail_id: str) -> list[StoredNotice]:
@@ -81,11 +124,11 @@ class NoticeStore:
         told = (notices.c.mail_id == mail_id, notices.c.state == NoticeState.PENDING)
         return [_notice(row) for row in connection.execute(select(notices).where(*told).order_by(notices.c.id))]
 
-    def skip(self, connection: Connection, ids: Collection[int]) -> None:
-        """Mark notices as skipped, out of any mail."""
+    def keep_from_mail(self, connection: Connection, ids: Collection[int], state: NoticeState) -> None:
+        """Mark notices that are not to be mailed, out of any mail."""
         if ids:
-            skipped = notices.c.id.in_(list(ids))
-            connection.execute(update(notices).where(skipped).values(state=NoticeState.SKIPPED, mail_id=None))
+            kept = notices.c.id.in_(list(ids))
+            connection.execute(update(notices).where(kept).values(state=state, mail_id=None))
 
     def add_mail(self, connection: Connection, mail: Mail, notice_ids: Iterable[int]) -> None:
         """Insert a mail and link the notices that it holds."""
@@ -149,18 +192,26 @@ class NoticeStore:
         return connection.execute(select(people.c.email).where(people.c.name == person)).scalar_one_or_none()
 
     def inbox(
-        self, connection: Connection, person: str, before_id: int | None, limit: int, *, unread: bool
+        self,
+        connection: Connection,
+        person: str,
+        before_id: int | None,
+        limit: int,
+        *,
+        unread: bool,
+        hidden: Collection[NoticeKind],
     ) -> list[StoredNotice]:
-        """Return a person's unread or read notices, newest first, from below an id on."""
+        """Return a person's unread or read notices but for some kinds, newest first, from below an id on."""
         part = notices.c.read_at_ms.is_(None) if unread else notices.c.read_at_ms.is_not(None)
-        query = select(notices).where(notices.c.person == person, part, _SHOWN)
+        query = select(notices).where(notices.c.person == person, part, _SHOWN, notices.c.kind.not_in(list(hidden)))
         if before_id is not None:
             query = query.where(notices.c.id < before_id)
         return [_notice(row) for row in connection.execute(query.order_by(notices.c.id.desc()).limit(limit))]
 
-    def count_unread(self, connection: Connection, person: str) -> int:
-        """Return how many notices a person has not read."""
-        unread = (notices.c.person == person, notices.c.read_at_ms.is_(None), _SHOWN)
+    def count_unread(self, connection: Connection, person: str, hidden: Collection[NoticeKind]) -> int:
+        """Return how many notices, but for some kinds, a person has not read."""
+        shown = notices.c.kind.not_in(list(hidden))
+        unread = (notices.c.person == person, notices.c.read_at_ms.is_(None), _SHOWN, shown)
         return connection.execute(select(func.count()).select_from(notices).where(*unread)).scalar_one()
 
     def notice(self, connection: Connection, person: str, notice_id: int) -> StoredNotice | None:
@@ -179,32 +230,58 @@ class NoticeStore:
 
     # ------------------------------------------------- what notices are about
 
-    def allocation(self, connection: Connection, allocation_id: str) -> RowMapping | None:
-        """Return the row of an allocation, or None."""
-        return connection.execute(select(allocations).where(allocations.c.id == allocation_id)).mappings().one_or_none()
+    def allocations(self, connection: Connection, ids: Iterable[str]) -> dict[str, RowMapping]:
+        """Return the rows of the allocations that there are among some ids, by id."""
+        return _by_id(connection, select(allocations).where(allocations.c.id.in_(list(ids))))
 
-    def invitation(self, connection: Connection, invitation_id: str) -> RowMapping | None:
-        """Return the row of an invitation with its allocation's name, or None."""
+    def invitations(self, connection: Connection, ids: Iterable[str]) -> dict[str, RowMapping]:
+        """Return the rows of the invitations that there are among some ids, with their allocation's name, by id."""
         query = (
             select(invitations, allocations.c.name.label("allocation"))
             .join(allocations, allocations.c.id == invitations.c.allocation_id)
-            .where(invitations.c.id == invitation_id)
+            .where(invitations.c.id.in_(list(ids)))
         )
-        return connection.execute(query).mappings().one_or_none()
+        return _by_id(connection, query)
 
-    def request(self, connection: Connection, request_id: str) -> RowMapping | None:
-        """Return the row of a request, or None."""
-        return connection.execute(select(requests).where(requests.c.id == request_id)).mappings().one_or_none()
+    def requests(self, connection: Connection, ids: Iterable[str]) -> dict[str, RowMapping]:
+        """Return the rows of the requests that there are among some ids, by id."""
+        return _by_id(connection, select(requests).where(requests.c.id.in_(list(ids))))
 
-    def override(self, connection: Connection, override_id: str) -> RowMapping | None:
-        """Return the row of an override, or None."""
-        return connection.execute(select(overrides).where(overrides.c.id == override_id)).mappings().one_or_none()
+    def overrides(self, connection: Connection, ids: Iterable[str]) -> dict[str, RowMapping]:
+        """Return the rows of the overrides that there are among some ids, by id."""
+        return _by_id(connection, select(overrides).where(overrides.c.id.in_(list(ids))))
+
+    def lease(self, connection: Connection, lease_id: str) -> RowMapping | None:
+        """Return the row of a lease, or None."""
+        return connection.execute(select(leases).where(leases.c.id == lease_id)).mappings().one_or_none()
+
+    def suspension(self, connection: Connection, suspension_id: str) -> RowMapping | None:
+        """Return the row of a suspension, or None."""
+        return connection.execute(select(suspensions).where(suspensions.c.id == suspension_id)).mappings().one_or_none()
+
+    def storage_area(self, connection: Connection, area_id: str) -> RowMapping | None:
+        """Return the row of an area of storage, or None."""
+        return connection.execute(select(storage_areas).where(storage_areas.c.id == area_id)).mappings().one_or_none()
+
+    def storage_end(self, connection: Connection, area_id: str) -> RowMapping | None:
+        """Return what is noted of the end of an area of storage, or None where it goes on."""
+        return (
+            connection.execute(select(storage_ends).where(storage_ends.c.area_id == area_id)).mappings().one_or_none()
+        )
+
+    def purge(self, connection: Connection, purge_id: str) -> RowMapping | None:
+        """Return the row of a purge with whose files it is about, or None."""
+        return connection.execute(_PURGES.where(purges.c.id == purge_id)).mappings().one_or_none()
+
+    def announced_purges(
+        self, connection: Connection, person: str, allocation_ids: Collection[str]
+    ) -> list[RowMapping]:
+        """Return, as `purge`, those whose owners have been told an end, of a person's and of allocations' storage."""
+        theirs = or_(storage_areas.c.person == person, storage_areas.c.allocation_id.in_(list(allocation_ids)))
+        announced = _PURGES.where(theirs, purges.c.state == "noticed", purges.c.window_ends_at_ms.is_not(None))
+        return list(connection.execute(announced.order_by(purges.c.window_ends_at_ms, purges.c.id)).mappings())
 
     def role(self, connection: Connection, allocation_id: str, person: str) -> str | None:
         """Return a person's role in an allocation, None when they have none."""
         mine = and_(members.c.allocation_id == allocation_id, members.c.person == person)
         return connection.execute(select(members.c.role).where(mine)).scalar_one_or_none()
-
-
-def _busy(mailed_after_ms: int) -> ColumnElement[bool]:
-    return or_(mails.c.sent_at_ms > mailed_after_ms, mails.c.sent_at_ms.is_(None))

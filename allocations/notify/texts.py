@@ -10,9 +10,9 @@ from allocations.clock import MS_PER_DAY, MS_PER_SECOND
 from allocations.policy.notices import PLACEHOLDERS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, RowMapping
 
     from allocations.notify.models import StoredNotice
     from allocations.notify.store import NoticeStore
@@ -29,6 +29,18 @@ _DETAILS = {
     "title": "title",
     "reason": "reason",
     "why": "why",
+    "server": "server",
+    "area": "area",
+    "files": "files",
+    "size": "size",
+    "list": "list",
+    "left": "left",
+    "gone": "gone",
+    "folder": "folder",
+    "where": "where",
+    "storage": "storage",
+    "used": "used",
+    "limit": "limit",
 }
 
 
@@ -40,6 +52,22 @@ class Wording:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What notices are about, by id: read once for all of them."""
+
+    allocations: Mapping[str, RowMapping]
+    invitations: Mapping[str, RowMapping]
+    requests: Mapping[str, RowMapping]
+    overrides: Mapping[str, RowMapping]
+
+    @classmethod
+    def of(cls, connection: Connection, store: NoticeStore, subjects: Collection[str]) -> _Known:
+        """Look subjects up."""
+        tables = (store.allocations, store.invitations, store.requests, store.overrides)
+        return cls(*(table(connection, subjects) for table in tables))
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextService:
     """Notices and mails in words."""
@@ -47,46 +75,55 @@ class TextService:
     policy: Policy
     store: NoticeStore
 
-    def words(self, connection: Connection, notice: StoredNotice, now_ms: int) -> Wording:
-        """Return a notice's title and text as of a time; a value that nothing gives any more is shown as a dash.
+    def words(
+        self, connection: Connection, notices: Sequence[StoredNotice], now_ms: int | None = None
+    ) -> list[Wording]:
+        """Return the titles and texts of notices as of a time, or each as of its own day.
 
-        What the notice itself says goes before what its subject is now: whoever was removed reads the old name.
+        A value that nothing gives any more is shown as a dash. What the notice itself says goes before what its
+        subject is now: whoever was removed reads the old name.
         """
-        told = {_DETAILS[name]: value for name, value in notice.details.items() if name in _DETAILS and value != ""}
-        ends_at_ms = notice.details.get("ends_at_ms")
-        if isinstance(ends_at_ms, int):
-            told |= {"end": to_date(ends_at_ms), "days": days_until(ends_at_ms, now_ms)}
-        facts = self._facts(connection, notice.subject, now_ms) | told | {"person": notice.person}
-        known = {name: one_line(str(facts.get(name, GONE))) for name in PLACEHOLDERS[notice.kind]}
-        template = self.policy.notices.kinds[notice.kind]
-        return Wording(
-            one_line(template.subject.format_map(known), SUBJECT_LENGTH_MAX), template.text.format_map(known)
-        )
+        known = _Known.of(connection, self.store, {notice.subject for notice in notices})
+        return [self._words(known, one, one.created_at_ms if now_ms is None else now_ms) for one in notices]
 
-    def digest(self, person: str, notices: Sequence[Wording]) -> Wording:
-        """Return the subject and the body of a mail with some notices."""
-        texts = self.policy.notices.digest
+    def subject(self, notices: Sequence[Wording]) -> str:
+        """Return the subject of a mail with some notices."""
         subject = notices[0].title
         if len(notices) > 1:
-            subject = texts.subject.format_map({"first": subject, "more": str(len(notices) - 1)})
-        name = {"person": one_line(person)}
-        parts = [texts.opening.format_map(name).strip()]
-        parts += [f"{notice.title}\n{notice.text.strip()}" for notice in notices]
-        parts.append(f"-- \n{texts.closing.format_map(name).strip()}")
-        return Wording(one_line(subject, SUBJECT_LENGTH_MAX), "\n\n".join(parts) + "\n")
+            template = self.policy.notices.digest.subject
+            subject = template.format_map({"first": subject, "more": str(len(notices) - 1)})
+        return one_line(subject, SUBJECT_LENGTH_MAX)
+
+    def frame(self, person: str) -> tuple[str, str]:
+        """Return what a mail to a person begins and ends with."""
+        texts, name = self.policy.notices.digest, {"person": one_line(person)}
+        return texts.opening.format_map(name).strip(), texts.closing.format_map(name).strip()
 
     # ------------------------------------------------------------------ inside
 
-    def _facts(self, connection: Connection, subject: str, now_ms: int) -> dict[str, str]:
+    def _words(self, known: _Known, notice: StoredNotice, now_ms: int) -> Wording:
+        told = {_DETAILS[name]: value for name, value in notice.details.items() if name in _DETAILS and value != ""}
+        ends_at_ms = notice.details.get("ends_at_ms")
+        if isinstance(ends_at_ms, int):
+            told |= {"end": to_date(ends_at_ms), "days": days_until(ends_at_ms, now_ms), "time": to_time(ends_at_ms)}
+        told["server"] = f"server “{told['server']}”" if "server" in told else "server"
+        facts = self._facts(known, notice.subject, now_ms) | told | {"person": notice.person}
+        values = {name: one_line(str(facts.get(name, GONE))) for name in PLACEHOLDERS[notice.kind]}
+        template = self.policy.notices.kinds[notice.kind]
+        return Wording(
+            one_line(template.subject.format_map(values), SUBJECT_LENGTH_MAX), template.text.format_map(values)
+        )
+
+    def _facts(self, known: _Known, subject: str, now_ms: int) -> dict[str, str]:
         """Return what is known of a subject, whose id is that of one row of one of four tables."""
-        if found := self.store.allocation(connection, subject):
+        if found := known.allocations.get(subject):
             return {
                 "allocation": found["name"],
                 "tier": self._tier(found["tier"]),
                 "end": to_date(found["ends_at_ms"]),
                 "days": days_until(found["ends_at_ms"], now_ms),
             }
-        if found := self.store.invitation(connection, subject):
+        if found := known.invitations.get(subject):
             return {
                 "allocation": found["allocation"],
                 "role": found["role"],
@@ -95,9 +132,9 @@ class TextService:
                 "answer": found["state"],
                 "end": to_date(found["ends_at_ms"]),
             }
-        if found := self.store.request(connection, subject):
+        if found := known.requests.get(subject):
             return {"title": found["title"], "tier": self._tier(found["tier"]), "applicant": found["applicant"]}
-        if found := self.store.override(connection, subject):
+        if found := known.overrides.get(subject):
             return {"reason": found["reason"], "author": found["author"], "end": to_date(found["ends_at_ms"])}
         return {}
 
@@ -118,6 +155,11 @@ def one_line(value: str, length_max: int = VALUE_LENGTH_MAX) -> str:
 def to_date(at_ms: int) -> str:
     """Return the day of a time, in UTC, as 2027-01-31."""
     return datetime.fromtimestamp(at_ms / MS_PER_SECOND, tz=UTC).date().isoformat()
+
+
+def to_time(at_ms: int) -> str:
+    """Return the time of day of a time, as 14:05 UTC."""
+    return datetime.fromtimestamp(at_ms / MS_PER_SECOND, tz=UTC).strftime("%H:%M UTC")
 
 
 def days_until(at_ms: int, now_ms: int) -> str:

@@ -10,15 +10,16 @@ import yaml
 from pydantic import ValidationError
 
 from allocations.errors import PolicyError
+from allocations.policy.mail import HTML_FILE, TEXT_FILE
 from allocations.policy.models import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-YAML_FILES = ("tiers.yaml", "sizes.yaml", "prices.yaml", "images.yaml", "leases.yaml", "notices.yaml")
+YAML_FILES = ("tiers.yaml", "sizes.yaml", "prices.yaml", "images.yaml", "leases.yaml", "notices.yaml", "storage.yaml")
 AGREEMENT_FILE = "agreement.md"
-SCHEMA_FILE = "schema.json"
+MAIL_FILES = {"html": HTML_FILE, "text": TEXT_FILE}
 
 
 def load_policy(directory: Path) -> Policy:
@@ -36,6 +37,11 @@ def load_policy(directory: Path) -> Policy:
     raw = _read(directory / AGREEMENT_FILE)
     digest.update(AGREEMENT_FILE.encode() + b"\0" + raw)
     content["agreement"], origin["agreement"] = _parse_agreement(raw), AGREEMENT_FILE
+    content["mail"], origin["mail"] = {}, f"{HTML_FILE}, {TEXT_FILE}"
+    for form, name in MAIL_FILES.items():
+        raw = _read(directory / name)
+        digest.update(name.encode() + b"\0" + raw)
+        content["mail"][form] = _decode(name, raw)
     content["version"] = digest.hexdigest()[:12]
     try:
         return Policy.model_validate(content)
@@ -71,6 +77,13 @@ def _read(path: Path) -> bytes:
         ) from error
 
 
+def _decode(name: str, raw: bytes) -> str:
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise PolicyError(f"{name}: is not text in UTF-8", "Save the file as UTF-8.") from error
+
+
 def _parse_yaml(name: str, raw: bytes) -> dict[str, Any]:
     try:
         parsed = yaml.safe_load(raw)
@@ -83,7 +96,7 @@ def _parse_yaml(name: str, raw: bytes) -> dict[str, Any]:
 
 def _parse_agreement(raw: bytes) -> dict[str, Any]:
     """Split the front matter (version, title) from the text."""
-    parts = raw.decode("utf-8").split("---\n", 2)
+    parts = _decode(AGREEMENT_FILE, raw).split("---\n", 2)
     if len(parts) != len(("before", "front matter", "text")) or parts[0].strip():
         raise PolicyError(
             f"{AGREEMENT_FILE}: must begin with front matter between two lines of ---",

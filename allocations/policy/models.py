@@ -8,14 +8,17 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from allocations.clock import MS_PER_DAY
+from allocations.policy.mail import MailTemplates
 from allocations.policy.notices import NoticeTexts
-
-MICROCREDITS = 1_000_000
+from allocations.policy.overlaps import problems as storage_problems
+from allocations.policy.storage import StoragePolicy
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,30}$", description="Lower-case name, stable for ever")]
 Title = Annotated[str, Field(min_length=1, max_length=60)]
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+# The size of a server for freeing space in a home that is full or locked; no size of the policy has this name.
+RESCUE = "rescue"
 
 
 class PolicyModel(BaseModel):
@@ -152,6 +155,10 @@ class PriceList(PolicyModel):
     microcredits_per_core_second: NonNegativeInt
     microcredits_per_gib_second: NonNegativeInt
     microcredits_per_gpu_second: dict[str, NonNegativeInt] = {}
+    microcredits_per_gb_day: Annotated[
+        dict[Literal["home", "scratch", "shared", "object"], NonNegativeInt],
+        Field(description="For 1,000,000,000 bytes kept for a day (UTC), by class; a class without costs nothing"),
+    ] = {}
 
     @model_validator(mode="after")
     def _effective_has_a_zone(self) -> PriceList:
@@ -174,6 +181,8 @@ class LeaseRules(PolicyModel):
     allocation_end_grace_seconds: NonNegativeInt
     reconcile_seconds: PositiveInt
     answers_kept_days: PositiveInt
+    warn_before_stop_seconds: tuple[PositiveInt, ...] = (900, 300, 60)
+    rescue_seconds: Annotated[PositiveInt, Field(description="How long a rescue server runs; it is not renewed")] = 3600
 
     @model_validator(mode="after")
     def _renewal_falls_within_the_quantum(self) -> LeaseRules:
@@ -201,7 +210,12 @@ class Agreement(PolicyModel):
 
     def is_accepted(self, accepted_at_ms: int | None, now_ms: int) -> bool:
         """Say whether an acceptance of this version (None: there is none) still counts."""
-        return accepted_at_ms is not None and now_ms < accepted_at_ms + self.valid_days * MS_PER_DAY
+        until_ms = self.accepted_until_ms(accepted_at_ms)
+        return until_ms is not None and now_ms < until_ms
+
+    def accepted_until_ms(self, accepted_at_ms: int | None) -> int | None:
+        """Return until when an acceptance of this version counts; None without one."""
+        return None if accepted_at_ms is None else accepted_at_ms + self.valid_days * MS_PER_DAY
 
 
 class Policy(PolicyModel):
@@ -215,6 +229,8 @@ class Policy(PolicyModel):
     runs: RunRules
     agreement: Agreement
     notices: NoticeTexts
+    mail: MailTemplates
+    storage: StoragePolicy
     version: Annotated[str, Field(description="Digest of the files, kept with every decision")] = ""
 
     @model_validator(mode="after")
@@ -231,9 +247,30 @@ class Policy(PolicyModel):
             raise ValueError("images: exactly one must have default: true")
         if [tier.review for tier in self.tiers].count("none") != 1:
             raise ValueError("tiers: exactly one must have review: none (the one that everybody gets)")
+        if RESCUE in {size.name for size in self.sizes}:
+            raise ValueError(f"sizes: {RESCUE!r} is the name of the server that frees space: choose another")
         for tier in self.tiers:
             if not any(size.fits(tier.largest) for size in self.sizes):
                 raise ValueError(f"tiers: no size fits within largest of tier {tier.name!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _the_rules_of_storage_fit_together(self) -> Policy:
+        problems = storage_problems(self.storage, [tier.name for tier in self.tiers])
+        if problems:
+            raise ValueError("\n".join(f"storage.yaml: {problem}" for problem in problems))
+        return self
+
+    @model_validator(mode="after")
+    def _files_outlast_allocations(self) -> Policy:
+        """As long as an allocation can be renewed, what it has must be there."""
+        after_days = self.storage.ended.archive_after_days
+        for tier in self.tiers:
+            if tier.archive_after_days > after_days:
+                raise ValueError(
+                    f"storage.yaml: ended.archive_after_days: {after_days} days are fewer than tier {tier.name!r} "
+                    f"can be renewed for ({tier.archive_after_days} days)"
+                )
         return self
 
     @model_validator(mode="after")
@@ -262,6 +299,11 @@ class Policy(PolicyModel):
     def size(self, name: str) -> Size:
         """Return the size; KeyError when the policy has none of that name."""
         return _named(self.sizes, name)
+
+    @property
+    def rescue_size(self) -> Size:
+        """What a rescue server gets: as much as the smallest size."""
+        return self.sizes[0].model_copy(update={"name": RESCUE, "title": "Rescue"})
 
     def image(self, name: str) -> Image:
         """Return the image; KeyError when the policy has none of that name."""

@@ -1,4 +1,4 @@
-"""The texts of notices: for each kind a subject and a text, with the placeholders that can be filled for it."""
+"""The texts of notices: for each kind a subject and a text with the placeholders that can be filled, and its mail."""
 
 from __future__ import annotations
 
@@ -23,15 +23,49 @@ class NoticeKind(StrEnum):
     INVITATION_ANSWERED = "invitation answered"
     MEMBER_REMOVED = "member removed"
     REQUEST_SUBMITTED = "request submitted"
+    REQUEST_WAITS = "request waits"
     REVISION_REQUESTED = "revision requested"
     REQUEST_APPROVED = "request approved"
     REQUEST_DECLINED = "request declined"
     OVERRIDE_GRANTED = "override granted"
+    PERSON_SUSPENDED = "person suspended"
+    PERSON_RESUMED = "person resumed"
+    SERVER_STOPS = "server stops"
+    PURGE_PLANNED = "purge planned"
+    PURGE_REMINDER = "purge reminder"
+    PURGE_DONE = "purge done"
+    PURGE_CALLED_OFF = "purge called off"
+    PURGE_BROKE_OFF = "purge broke off"
+    EXEMPTION_DECIDED = "exemption decided"
+    RESTORE_DONE = "restore done"
+    RESTORE_FAILED = "restore failed"
+    STORAGE_NEARING = "storage nearing limit"
+    STORAGE_OVER = "storage over limit"
+    STORAGE_LOCKED = "storage locked"
+    STORAGE_ENDED = "storage ended"
+    STORAGE_ARCHIVED_SOON = "storage archived soon"
+    STORAGE_RETURNED = "storage returned"
+    ARCHIVE_EXPIRES = "archive expires"
 
+
+class Delivery(StrEnum):
+    """How a kind of notice reaches a person."""
+
+    AT_ONCE = "at once"
+    DAILY = "daily"
+    PAGE = "page"
+    OFF = "off"
+
+
+MAILED = frozenset({Delivery.AT_ONCE, Delivery.DAILY})
+"""The ways that nobody misses; a required kind is delivered by one of them."""
 
 _ALLOCATION = frozenset({"person", "allocation", "tier", "end", "days", "why"})
 _INVITATION = frozenset({"person", "allocation", "role", "invited_by", "answer", "end"})
+_STORAGE = frozenset({"person", "storage", "used", "limit"})
 _REQUEST = frozenset({"person", "title", "tier", "applicant", "why"})
+_PURGE = frozenset({"person", "area", "files", "size", "end", "days", "list", "why"})
+_STORAGE_END = frozenset({"person", "area", "end", "days"})
 
 # What each kind's text may say. The values are looked up when a notice is shown or sent.
 PLACEHOLDERS: dict[NoticeKind, frozenset[str]] = {
@@ -46,10 +80,29 @@ PLACEHOLDERS: dict[NoticeKind, frozenset[str]] = {
     NoticeKind.INVITATION_ANSWERED: _INVITATION | {"invited"},
     NoticeKind.MEMBER_REMOVED: _ALLOCATION,
     NoticeKind.REQUEST_SUBMITTED: _REQUEST,
+    NoticeKind.REQUEST_WAITS: _REQUEST,
     NoticeKind.REVISION_REQUESTED: _REQUEST,
     NoticeKind.REQUEST_APPROVED: _REQUEST,
     NoticeKind.REQUEST_DECLINED: _REQUEST,
     NoticeKind.OVERRIDE_GRANTED: frozenset({"person", "reason", "author", "end"}),
+    NoticeKind.PERSON_SUSPENDED: frozenset({"person", "why"}),
+    NoticeKind.PERSON_RESUMED: frozenset({"person"}),
+    NoticeKind.SERVER_STOPS: frozenset({"person", "server", "allocation", "time", "end", "why"}),
+    NoticeKind.PURGE_PLANNED: _PURGE,
+    NoticeKind.PURGE_REMINDER: _PURGE,
+    NoticeKind.PURGE_DONE: _PURGE | {"left"},
+    NoticeKind.PURGE_CALLED_OFF: frozenset({"person", "area", "files", "size", "why"}),
+    NoticeKind.PURGE_BROKE_OFF: frozenset({"person", "area", "files", "size", "gone"}),
+    NoticeKind.RESTORE_DONE: frozenset({"person", "area", "files", "size", "where", "why"}),
+    NoticeKind.RESTORE_FAILED: frozenset({"person", "area", "why"}),
+    NoticeKind.EXEMPTION_DECIDED: frozenset({"person", "area", "folder", "answer", "why", "end"}),
+    NoticeKind.STORAGE_NEARING: _STORAGE,
+    NoticeKind.STORAGE_OVER: _STORAGE | {"end", "days"},
+    NoticeKind.STORAGE_LOCKED: _STORAGE,
+    NoticeKind.STORAGE_ENDED: _STORAGE_END,
+    NoticeKind.STORAGE_ARCHIVED_SOON: _STORAGE_END,
+    NoticeKind.STORAGE_RETURNED: frozenset({"person", "area"}),
+    NoticeKind.ARCHIVE_EXPIRES: _STORAGE_END | {"files", "size"},
 }
 DIGEST_SUBJECT_PLACEHOLDERS = frozenset({"first", "more"})
 DIGEST_TEXT_PLACEHOLDERS = frozenset({"person"})
@@ -58,12 +111,31 @@ Line = Annotated[str, Field(min_length=1, max_length=150, pattern=r"^[^\n]*$")]
 
 
 class NoticeText(BaseModel):
-    """The subject and the text of one kind of notice."""
+    """The subject and the text of one kind of notice, and how it is delivered until a person chooses otherwise."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     subject: Line
     text: Annotated[str, Field(min_length=1)]
+    delivery: Annotated[
+        Delivery, Field(description="at once, daily (one mail with all that is new), page (no mail) or off")
+    ] = Delivery.DAILY
+    required: Annotated[bool, Field(description="Nobody can turn off the mail of this kind")] = False
+
+    @model_validator(mode="after")
+    def _required_is_mailed(self) -> NoticeText:
+        if self.required and self.delivery not in MAILED:
+            raise ValueError("required: true needs delivery: at once or daily")
+        return self
+
+    @property
+    def choices(self) -> tuple[Delivery, ...]:
+        """The ways that a person may choose among."""
+        return tuple(way for way in Delivery if way in MAILED or not self.required)
+
+    def effective(self, chosen: Delivery | None) -> Delivery:
+        """Return how it is delivered to somebody who chose so (None: not at all), as far as that may be chosen."""
+        return chosen if chosen in self.choices else self.delivery
 
 
 class DigestText(BaseModel):

@@ -12,10 +12,13 @@ from allocations.reports.burn_down import BurnDown
 from allocations.reports.charges import JournalEntryView
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection
 
     from allocations.ledger.service import Ledger
     from allocations.lifecycle.models import Allocation, Member, MemberRole
+    from allocations.lifecycle.stores.allocations import AllocationStore
     from allocations.policy.models import Policy
 
 
@@ -45,7 +48,7 @@ class AllocationView(View):
 
 
 class MemberView(View):
-    """A person's place in an allocation, and what a lead lets them run at once; None: as much as everybody."""
+    """A person's place in an allocation, and what a lead lets them run at once and spend; None: as everybody."""
 
     person: str
     role: str
@@ -53,6 +56,7 @@ class MemberView(View):
     servers_max: int | None
     cores_max: int | None
     gpus_max: int | None
+    microcredits_max: int | None
 
     @classmethod
     def from_member(cls, member: Member) -> MemberView:
@@ -64,6 +68,7 @@ class MemberView(View):
             servers_max=member.servers_max,
             cores_max=member.cores_max,
             gpus_max=member.gpus_max,
+            microcredits_max=member.microcredits_max,
         )
 
 
@@ -77,15 +82,20 @@ class BalanceView(View):
     available: int
 
 
-class AllocationDetail(View):
-    """An allocation, its subtree, members, what runs on it and its latest charges."""
+class AllocationOutline(View):
+    """An allocation, its subtree, members and what runs on it."""
 
     allocation: AllocationView
     tree: list[AllocationView]
     members: list[MemberView]
     leases: list[LeaseView]
-    charges: list[JournalEntryView]
     may_manage: bool
+
+
+class AllocationDetail(AllocationOutline):
+    """An allocation, its subtree, members, what runs on it and its latest charges."""
+
+    charges: list[JournalEntryView]
     balances: list[BalanceView]
     burn_down: BurnDown
 
@@ -104,31 +114,48 @@ class AllocationViewBuilder:
 
     policy: Policy
     ledger: Ledger
+    allocations: AllocationStore
 
     def view(self, connection: Connection, allocation: Allocation, role: MemberRole | None) -> AllocationView:
         """Show an allocation with its balance of credits; the role is that of whom it is shown to."""
-        balance = self.ledger.balance(connection, allocation.id)
-        path = self.ledger.path(connection, allocation.id)
-        tier = self.policy.tier(allocation.tier)
-        return AllocationView(
-            id=allocation.id,
-            parent=allocation.parent_id,
-            depth=allocation.depth,
-            name=allocation.name,
-            tier=allocation.tier,
-            tier_title=tier.title,
-            state=allocation.state,
-            guaranteed=allocation.guaranteed,
-            role=role,
-            starts_at=to_rfc3339(allocation.starts_at_ms),
-            ends_at=to_rfc3339(allocation.ends_at_ms),
-            limit_microcredits=balance.limit,
-            held_microcredits=balance.held,
-            posted_microcredits=balance.posted,
-            available_microcredits=max(0, self.ledger.available(connection, path)),
-            instalments_released=allocation.award.instalments_released,
-            instalments=len(tier.budget.instalments),
-        )
+        return self.views(connection, [(allocation, role)])[0]
+
+    def views(
+        self, connection: Connection, shown: Sequence[tuple[Allocation, MemberRole | None]]
+    ) -> list[AllocationView]:
+        """Show allocations as `view` does, in their order, with as many queries for many as for one."""
+        ids = [allocation.id for allocation, _ in shown]
+        nodes = self.allocations.with_ancestors(connection, ids)
+        balances = self.ledger.balances(connection, ids, lock=False)
+        views = []
+        for allocation, role in shown:
+            own = balances[allocation.id, Unit.CREDITS]
+            available, above = own.available, allocation.parent_id
+            while above is not None:
+                available, above = min(available, balances[above, Unit.CREDITS].available), nodes[above].parent_id
+            tier = self.policy.tier(allocation.tier)
+            views.append(
+                AllocationView(
+                    id=allocation.id,
+                    parent=allocation.parent_id,
+                    depth=allocation.depth,
+                    name=allocation.name,
+                    tier=allocation.tier,
+                    tier_title=tier.title,
+                    state=allocation.state,
+                    guaranteed=allocation.guaranteed,
+                    role=role,
+                    starts_at=to_rfc3339(allocation.starts_at_ms),
+                    ends_at=to_rfc3339(allocation.ends_at_ms),
+                    limit_microcredits=own.limit,
+                    held_microcredits=own.held,
+                    posted_microcredits=own.posted,
+                    available_microcredits=max(0, available),
+                    instalments_released=allocation.award.instalments_released,
+                    instalments=len(tier.budget.instalments),
+                )
+            )
+        return views
 
     def balances(self, connection: Connection, allocation: Allocation) -> list[BalanceView]:
         """Show what an allocation has of every unit that it is limited in."""

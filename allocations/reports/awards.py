@@ -9,6 +9,7 @@ from allocations.clock import MS_PER_DAY, to_rfc3339
 from allocations.errors import AllocationsError
 from allocations.leases.views import View
 from allocations.lifecycle.models import Award, RequestKind
+from allocations.policy.models import AtOnce, Shape  # pydantic reads them at run time
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class StandingView(View):
-    """What an allocation has for its term: the award, or where that says nothing, its tier. Credits are whole ones."""
+    """What an allocation has for its term: the award, or where that says nothing, its tier. Credits are whole ones.
+
+    `largest` and `at_once` are None where the award says nothing of them: then they are the tier's.
+    """
 
     allocation: str
     name: str
@@ -35,6 +39,8 @@ class StandingView(View):
     gpu_hours: int | None
     core_hours: int | None
     term_days: int
+    largest: tuple[Shape, ...] | None
+    at_once: AtOnce | None
     renewable: bool
     renewal_opens_at: str
     renewal: Award | None
@@ -73,6 +79,8 @@ class StandingViewBuilder:
             gpu_hours=award.gpu_hours,
             core_hours=award.core_hours,
             term_days=award.term_days or tier.term_days,
+            largest=award.largest,
+            at_once=award.at_once,
             renewable=award.renewable,
             renewal_opens_at=to_rfc3339(allocation.ends_at_ms - tier.renewal_opens_days * MS_PER_DAY),
             renewal=allocation.renewal,

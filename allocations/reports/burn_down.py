@@ -1,19 +1,17 @@
-"""How fast an allocation is spent: every day's charges from the journal, and when nothing will be left."""
+"""How fast an allocation is spent: every day's charges, and when nothing will be left."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import case, func, select
-
 from allocations.clock import MS_PER_DAY, MS_PER_SECOND
-from allocations.db.schema import journal
 from allocations.leases.views import View
-from allocations.ledger.models import Account, Unit
+from allocations.reports.daily_moves import moved_by_day
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping
 
     from sqlalchemy import Connection
 
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
 
 # The pace of a burn-down is that of so many days; farther ahead than a century, a date would say nothing.
 PACE_DAYS = 14
+RECENT_DAYS = 28
 PROJECTED_DAYS_MAX = 36_500
 
 
@@ -33,55 +32,74 @@ class BurnDownDay(View):
 
 
 class BurnDown(View):
-    """Every day since the start, and when nothing will be left at the pace of the last 14; None without a pace."""
+    """Days up to today, and when nothing will be left at the pace of the last 14.
+
+    `projected_end` is None without a pace, and where the daily refill makes up for it.
+    """
 
     days: list[BurnDownDay]
     projected_end: date | None
+    charged_per_day_microcredits: int = 0
+    refill_per_day_microcredits: int = 0
 
 
-def read_burn_down(connection: Connection, allocation: Allocation, subtree_ids: Sequence[str], now_ms: int) -> BurnDown:
-    """Return the burn-down of an allocation with all below it, from the journal."""
-    day = (journal.c.at_ms - journal.c.at_ms % MS_PER_DAY).label("day")
-    charged = case(
-        (journal.c.credit == Account.POSTED, journal.c.amount),
-        (journal.c.debit == Account.POSTED, -journal.c.amount),
-        else_=0,
-    )
-    # The limit as it was: refills and grants of the allocation itself; those below it move within it.
-    granted = case(
-        (journal.c.allocation_id != allocation.id, 0),
-        (journal.c.debit == Account.BUDGET, journal.c.amount),
-        (journal.c.credit == Account.BUDGET, -journal.c.amount),
-        else_=0,
-    )
-    moved = {
-        int(row[0]): (int(row[1]), int(row[2]))
-        for row in connection.execute(
-            select(day, func.sum(charged), func.sum(granted))
-            .where(journal.c.allocation_id.in_(list(subtree_ids)), journal.c.unit == Unit.CREDITS)
-            .group_by(day)
-        )
+@dataclass(frozen=True, slots=True)
+class Burning:
+    """What a look at the latest days begins with: when an allocation began, what its limit leaves now, its refill."""
+
+    starts_at_ms: int
+    left_microcredits: int
+    refill_per_day_microcredits: int
+
+
+def read_burn_down(
+    connection: Connection,
+    allocation: Allocation,
+    nodes: Collection[str],
+    refill_per_day_microcredits: int,
+    now_ms: int,
+) -> BurnDown:
+    """Return the burn-down of an allocation with all below it (`nodes`, itself among them) since its start."""
+    moved = moved_by_day(connection, {allocation.id: nodes})[allocation.id]
+    left = sum(granted - charged for charged, granted in moved.values())
+    return burn_down(moved, Burning(allocation.starts_at_ms, left, refill_per_day_microcredits), now_ms)
+
+
+def read_recent_burn_downs(
+    connection: Connection, burning: Mapping[str, Burning], below: Mapping[str, Collection[str]], now_ms: int
+) -> dict[str, BurnDown]:
+    """Return the last 28 days of allocations by id, each with all below it (`below`, itself among them)."""
+    today = now_ms - now_ms % MS_PER_DAY
+    since_ms = today - (RECENT_DAYS - 1) * MS_PER_DAY
+    moved = moved_by_day(connection, {top: below[top] for top in burning}, since_ms)
+    return {
+        top: burn_down(moved[top], replace(one, starts_at_ms=max(one.starts_at_ms, since_ms)), now_ms)
+        for top, one in burning.items()
     }
-    return burn_down(moved, allocation.starts_at_ms, now_ms)
 
 
-def burn_down(moved: Mapping[int, tuple[int, int]], starts_at_ms: int, now_ms: int) -> BurnDown:
+def burn_down(moved: Mapping[int, tuple[int, int]], burning: Burning, now_ms: int) -> BurnDown:
     """Return the days from the start to now; `moved` has (charged, granted) microcredits by the UTC day's first ms."""
     today = now_ms - now_ms % MS_PER_DAY
-    first = min(starts_at_ms - starts_at_ms % MS_PER_DAY, today)
-    left = sum(granted - charged for day, (charged, granted) in moved.items() if day < first)
+    first = min(burning.starts_at_ms - burning.starts_at_ms % MS_PER_DAY, today)
+    left = burning.left_microcredits - sum(
+        granted - charged for day, (charged, granted) in moved.items() if day >= first
+    )
     days = []
     for day in range(first, today + 1, MS_PER_DAY):
         charged, granted = moved.get(day, (0, 0))
         left += granted - charged
         days.append(BurnDownDay(day=_date(day), charged_microcredits=charged, left_microcredits=left))
     latest = days[-PACE_DAYS:]
-    spent = sum(one.charged_microcredits for one in latest)
-    if spent <= 0:
-        return BurnDown(days=days, projected_end=None)
-    days_left = max(0, left) * len(latest) // spent
-    projected = _date(today + days_left * MS_PER_DAY) if days_left <= PROJECTED_DAYS_MAX else None
-    return BurnDown(days=days, projected_end=projected)
+    charged = max(0, sum(one.charged_microcredits for one in latest))
+    lost = charged - burning.refill_per_day_microcredits * len(latest)
+    days_left = max(0, left) * len(latest) // lost if lost > 0 else PROJECTED_DAYS_MAX + 1
+    return BurnDown(
+        days=days,
+        projected_end=_date(today + days_left * MS_PER_DAY) if days_left <= PROJECTED_DAYS_MAX else None,
+        charged_per_day_microcredits=charged // len(latest),
+        refill_per_day_microcredits=burning.refill_per_day_microcredits,
+    )
 
 
 def _date(at_ms: int) -> date:

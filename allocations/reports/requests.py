@@ -8,11 +8,15 @@ from allocations.clock import to_rfc3339
 from allocations.leases.views import View
 from allocations.lifecycle.models import RequestState
 from allocations.policy.models import AtOnce, Shape  # pydantic reads them at run time
+from allocations.reports.allocations import AllocationView
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from allocations.lifecycle.models import Award, Request, Review
+
+REQUESTS_PAGE = 25
+BESIDE_MAX = 10
 
 
 class AwardView(View):
@@ -98,3 +102,22 @@ class RequestView(View):
             awarded=None if request.awarded is None else AwardView.from_award(request.awarded),
             reviews=[ReviewView.from_review(review) for review in reviews],
         )
+
+
+class QueueView(View):
+    """A page of requests, how many there are in all, and on which of those shown somebody must not decide."""
+
+    requests: list[RequestView]
+    number: int
+    in_conflict: set[str]
+
+
+class RequesterView(View):
+    """Who asks: their latest other requests and those on the same allocation, and the allocations that they are in.
+
+    `in_conflict`: whether the reader must leave the review to others.
+    """
+
+    requests: list[RequestView]
+    allocations: list[AllocationView]
+    in_conflict: bool

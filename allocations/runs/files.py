@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 import re
 import stat
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, BinaryIO
 
 from allocations.errors import InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
-INPUT, OUTPUT, LOG = "input.ipynb", "output.ipynb", "log.txt"
+INPUT, OUTPUT, LOG, EVENTS = "input.ipynb", "output.ipynb", "log.txt", "events.jsonl"
 READ_BYTES_MAX = 200_000_000
 _RUN_ID = re.compile(r"r-[0-9a-f]{20}")
 
@@ -34,12 +36,35 @@ class RunFiles:
             os.fsync(file.fileno())
         partial.replace(directory / INPUT)
 
-    def read(self, run_id: str, name: str) -> bytes:
+    def read(self, run_id: str, name: str, bytes_max: int = READ_BYTES_MAX) -> bytes:
         """Return a file of a run.
 
         NotFoundError when it is not there; a link, a pipe or a file that is too large is refused, for the notebook
         could have put it in place of the real one.
         """
+        with self._open(run_id, name) as (file, size):
+            if size > bytes_max:
+                raise InvalidInputError(
+                    f"{name} is larger than {bytes_max // 1_000_000} MB.",
+                    "Save large results as files from the notebook, not in its outputs.",
+                )
+            return file.read(bytes_max)
+
+    def read_start(self, run_id: str, name: str, bytes_max: int) -> bytes:
+        """Return the first bytes of a file of a run; errors as of `read`, but none is too large."""
+        with self._open(run_id, name) as (file, _):
+            return file.read(bytes_max)
+
+    def read_end(self, run_id: str, name: str, bytes_max: int) -> tuple[bytes, int]:
+        """Return the last bytes of a file of a run, and how many come before them; errors as of `read_start`."""
+        with self._open(run_id, name) as (file, size):
+            skipped = max(0, size - bytes_max)
+            file.seek(skipped)
+            return file.read(bytes_max), skipped
+
+    @contextmanager
+    def _open(self, run_id: str, name: str) -> Iterator[tuple[BinaryIO, int]]:
+        """Open a plain file, with its size now: it may grow, and whoever reads says how much."""
         path = self._directory(run_id) / name
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -49,12 +74,7 @@ class RunFiles:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise NotFoundError(f"{name} of the run is not a plain file.", "Run the notebook again.")
-            if status.st_size > READ_BYTES_MAX:
-                raise InvalidInputError(
-                    f"{name} is larger than {READ_BYTES_MAX // 1_000_000} MB.",
-                    "Save large results as files from the notebook, not in its outputs.",
-                )
-            return file.read()
+            yield file, status.st_size
 
     def _directory(self, run_id: str) -> Path:
         if not _RUN_ID.fullmatch(run_id):

@@ -37,6 +37,18 @@ class Outcome(StrEnum):
     LOST = "lost"
 
 
+@dataclass(frozen=True, slots=True)
+class RunFilter:
+    """Which runs are looked for: of any of the states (none: of all), on an allocation, with a text in the name."""
+
+    states: frozenset[RunState] = frozenset()
+    allocation: str = ""
+    name: str = ""
+
+
+EVERY_RUN = RunFilter()
+
+
 class RunError(View):
     """What went wrong, and in which cell (counted from 1)."""
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from allocations.db.idempotency import answered_once
@@ -14,12 +13,26 @@ from allocations.errors import (
     InsufficientBalanceError,
     InvalidInputError,
     NotFoundError,
+    StorageLockedError,
 )
 from allocations.leases.models import Ending, EndReason, LeaseKind, LeaseRequest, LeaseState
-from allocations.runs.models import ACTIVE_STATES, ENDED_STATES, Outcome, Run, RunError, RunState, RunView
+from allocations.runs.cells import EVENTS_BYTES_MAX, OUTLINE_BYTES_MAX, Cell, cells_of
+from allocations.runs.files import EVENTS, INPUT, LOG, READ_BYTES_MAX
+from allocations.runs.models import (
+    ACTIVE_STATES,
+    ENDED_STATES,
+    EVERY_RUN,
+    Outcome,
+    Run,
+    RunError,
+    RunFilter,
+    RunState,
+    RunView,
+)
+from allocations.runs.submissions import require_file_name, require_notebook, require_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -30,6 +43,7 @@ if TYPE_CHECKING:
     from allocations.leases.service import LeaseService
     from allocations.leases.store import LeaseStore
     from allocations.leases.views import LeaseView
+    from allocations.lifecycle.authority import Authority
     from allocations.lifecycle.stores.allocations import AllocationStore
     from allocations.policy.models import Policy
     from allocations.runs.files import RunFiles
@@ -37,7 +51,6 @@ if TYPE_CHECKING:
 
 # How many kinds of queued runs one claim looks at: enough for fairness between allocations, bounded.
 CLAIM_WINDOW = 500
-NOTEBOOK_FORMAT = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +78,16 @@ class Finish:
     error: RunError | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class RunWatch:
+    """A run as whoever watches it sees it: its cells, the last bytes of its log and how many come before them."""
+
+    run: RunView
+    cells: list[Cell]
+    log: bytes
+    log_left_out_bytes: int
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunService:
     """The life of a run, each step in one transaction with its lease."""
@@ -76,6 +99,7 @@ class RunService:
     leases: LeaseService
     lease_store: LeaseStore
     allocations: AllocationStore
+    authority: Authority
     runs: RunStore
     files: RunFiles
 
@@ -83,9 +107,9 @@ class RunService:
     def submit(self, submission: Submission, idempotency: IdempotencyKey) -> RunView:
         """Queue a run; what could never be admitted is refused at once with the AllocationsError that says why."""
         rules = self.policy.runs
-        content = _require_notebook(submission.notebook, rules.notebook_max_bytes)
-        parameters = _require_parameters(submission.parameters)
-        name = _require_file_name(submission.name)
+        content = require_notebook(submission.notebook, rules.notebook_max_bytes)
+        parameters = require_parameters(submission.parameters)
+        name = require_file_name(submission.name)
         max_seconds = submission.max_seconds or rules.default_max_seconds
         if not 0 < max_seconds <= rules.longest_seconds:
             raise InvalidInputError(
@@ -127,7 +151,7 @@ class RunService:
                 executor=None,
                 lease_id=None,
                 cells_done=0,
-                cells_total=sum(1 for cell in submission.notebook["cells"] if cell.get("cell_type") == "code"),
+                cells_total=len(submission.notebook["cells"]),
                 current_cell=None,
                 error=None,
                 submitted_at_ms=self.clock.now_ms(),
@@ -221,18 +245,17 @@ class RunService:
     def cancel(self, person: str, run_id: str) -> RunView:
         """Cancel a run of one's own: at once while it waits, otherwise as soon as the batch process stops it."""
         with self.database.write() as connection:
-            run = self._own(self._locked(connection, run_id), person)
-            if run.state in ENDED_STATES:
-                return self._view(connection, run)
-            changes: dict[str, Any] = {"cancel_requested": True}
-            if run.state is RunState.QUEUED:
-                changes |= {
-                    "state": RunState.CANCELLED,
-                    "ended_at_ms": self.clock.now_ms(),
-                    "waiting_reason": None,
-                }
-            self.runs.change(connection, run_id, **changes)
-            return self._view(connection, replace(run, **changes))
+            return self._view(connection, self._cancel(connection, person, run_id))
+
+    def cancel_several(self, person: str, run_ids: Collection[str]) -> list[RunView]:
+        """Cancel runs of one's own together, or none when one of them is not; those that have ended stay as they are.
+
+        Two such calls lock the runs in one order, that of their ids, so that neither waits for the other for good.
+        """
+        with self.database.write() as connection:
+            return self._views(
+                connection, [self._cancel(connection, person, run_id) for run_id in sorted(set(run_ids))]
+            )
 
     def close_expired(self) -> int:
         """End the runs whose lease has ended without them, when nobody reported in time; return how many."""
@@ -263,6 +286,28 @@ class RunService:
         with self.database.write() as connection:
             return self.runs.cancel_departed(connection, self.clock.now_ms())
 
+    def end_of(self, person: str, actor: str) -> int:
+        """Cancel whatever a person, whose account has ended, has in the queue or running; return how many runs.
+
+        What they used until they stop is charged. One that is queued anew meanwhile, lost to a fault, is met by the
+        next call: the person is among `people_with_runs` until all are cancelled.
+        """
+        with self.database.write() as connection:
+            ended = self.runs.cancel_of(connection, person, self.clock.now_ms())
+            if ended:
+                self.authority.record(connection, actor, "person.end_runs", person, runs=ended)
+            return ended
+
+    def people_with_runs(self, after: str, limit: int) -> list[str]:
+        """Return who has runs that wait or go on, by name, from after `after` on."""
+        with self.database.read() as connection:
+            return self.runs.people_with_runs(connection, after, limit)
+
+    def cancel_suspended(self) -> int:
+        """Cancel what suspended people have in the queue; return how many runs."""
+        with self.database.write() as connection:
+            return self.runs.cancel_suspended(connection, self.clock.now_ms())
+
     def cancel_cut_short(self) -> int:
         """Ask for the stop of runs whose allocation was stopped, now that their lease has ended; return how many."""
         with self.database.write() as connection:
@@ -271,15 +316,23 @@ class RunService:
     def get(self, person: str, run_id: str) -> RunView:
         """Return a run of one's own; NotFoundError for those of others too."""
         with self.database.read() as connection:
-            run = self.runs.get(connection, run_id)
-            if run is None:
-                raise _no_run(run_id)
-            return self._view(connection, self._own(run, person))
+            return self._view(connection, self._found(connection, person, run_id))
 
-    def list_of(self, person: str, limit: int = 100) -> list[RunView]:
-        """Return a person's runs, newest first."""
+    def list_of(
+        self, person: str, limit: int = 100, wanted: RunFilter = EVERY_RUN, before: str | None = None
+    ) -> list[RunView]:
+        """Return a person's runs, newest first, those older than `before` when it is given.
+
+        NotFoundError when `before` is no run of the person's.
+        """
         with self.database.read() as connection:
-            return self._views(connection, self.runs.of_person(connection, person, limit))
+            mark = None if before is None else self._found(connection, person, before)
+            return self._views(connection, self.runs.of_person(connection, person, limit, wanted, mark))
+
+    def allocations_of(self, person: str) -> list[tuple[str, str]]:
+        """Return ids and names of the allocations that a person's runs were submitted on, by name."""
+        with self.database.read() as connection:
+            return self.runs.allocations_of(connection, person)
 
     def active_of(self, executor: str) -> list[RunView]:
         """Return the runs that an executor is responsible for."""
@@ -295,11 +348,39 @@ class RunService:
                 raise _no_run(run_id)
             return self.leases.views(connection, [lease])[0]
 
-    def read_file(self, person: str, run_id: str, name: str) -> bytes:
-        """Return a file of one's own run."""
-        return self.files.read(self.get(person, run_id).id, name)
+    def read_file(self, person: str, run_id: str, name: str, bytes_max: int = READ_BYTES_MAX) -> bytes:
+        """Return a file of one's own run; InvalidInputError when it is larger than `bytes_max`."""
+        return self.files.read(self.get(person, run_id).id, name, bytes_max)
+
+    def watch(self, person: str, run_id: str, log_bytes_max: int) -> RunWatch:
+        """Return how a run of one's own does: its cells, and the last bytes of its log."""
+        with self.database.read() as connection:
+            run = self._found(connection, person, run_id)
+            view = self._view(connection, run)
+        notebook = self._start_of(run_id, INPUT, OUTLINE_BYTES_MAX)
+        events = self._start_of(run_id, EVENTS, EVENTS_BYTES_MAX)
+        log, left_out = b"", 0
+        with suppress(NotFoundError):  # there is none before it begins
+            log, left_out = self.files.read_end(run_id, LOG, log_bytes_max)
+        return RunWatch(view, cells_of(run, notebook, events, self.clock.now_ms()), log, left_out)
 
     # ------------------------------------------------------------------ inside
+
+    def _start_of(self, run_id: str, name: str, bytes_max: int) -> bytes:
+        try:
+            return self.files.read_start(run_id, name, bytes_max)
+        except NotFoundError:
+            return b""
+
+    def _cancel(self, connection: Connection, person: str, run_id: str) -> Run:
+        run = self._own(self._locked(connection, run_id), person)
+        if run.state in ENDED_STATES:
+            return run
+        changes: dict[str, Any] = {"cancel_requested": True}
+        if run.state is RunState.QUEUED:
+            changes |= {"state": RunState.CANCELLED, "ended_at_ms": self.clock.now_ms(), "waiting_reason": None}
+        self.runs.change(connection, run_id, **changes)
+        return replace(run, **changes)
 
     def _next(self, connection: Connection, looked_at: set[str]) -> Run | None:
         """Return the run whose turn it is, locked, apart from those that were looked at already."""
@@ -340,7 +421,8 @@ class RunService:
                 self.leases.check(connection, request)
             except AllocationsError as final:
                 error, may_wait = final, False
-        if may_wait:
+        # Until files are deleted: what was queued before a lock is not lost by it.
+        if may_wait or isinstance(error, StorageLockedError):
             self.runs.explain_waiting(connection, run, error.detail)
             return
         refusal = RunError(name=error.title, message=f"{error.detail} {error.remedy}".strip())
@@ -385,6 +467,12 @@ class RunService:
             raise _no_run(run_id)
         return run
 
+    def _found(self, connection: Connection, person: str, run_id: str) -> Run:
+        run = self.runs.get(connection, run_id)
+        if run is None:
+            raise _no_run(run_id)
+        return self._own(run, person)
+
     def _own(self, run: Run, person: str) -> Run:
         if run.person != person:
             raise _no_run(run.id)
@@ -408,45 +496,6 @@ class RunService:
 def _is_current(run: Run, attempt: int) -> bool:
     """Say whether a report is of the attempt that is under way: one repeated late may be of an earlier one."""
     return run.state in ACTIVE_STATES and run.attempt == attempt
-
-
-def _require_notebook(notebook: Mapping[str, Any], bytes_max: int) -> bytes:
-    cells = notebook.get("cells")
-    well_formed = isinstance(cells, list) and all(isinstance(cell, dict) for cell in cells)
-    if notebook.get("nbformat") != NOTEBOOK_FORMAT or not well_formed:
-        raise InvalidInputError(
-            "This is not a notebook of format 4.", "Open it in JupyterLab, save it, and submit that file."
-        )
-    content = json.dumps(notebook, separators=(",", ":")).encode()
-    if len(content) > bytes_max:
-        raise InvalidInputError(
-            f"The notebook is larger than {bytes_max // 1_000_000} MB.",
-            "Clear its outputs and submit it again.",
-        )
-    return content
-
-
-def _require_parameters(parameters: Mapping[str, Any]) -> str:
-    if not all(name.isidentifier() for name in parameters):
-        raise InvalidInputError(
-            "Parameter names must be Python identifiers.", "Name them as in the notebook's parameters cell."
-        )
-    try:
-        # What every later answer could not spell as JSON in UTF-8: half of a surrogate pair, NaN, an infinity.
-        json.dumps(parameters, allow_nan=False, ensure_ascii=False).encode()
-    except ValueError as error:
-        raise InvalidInputError(
-            "A parameter holds what JSON in UTF-8 cannot say: NaN, an infinity, or half of a surrogate pair.",
-            "Send another value, or None.",
-        ) from error
-    return json.dumps(parameters)
-
-
-def _require_file_name(name: str) -> str:
-    base = PurePath(name.replace("\\", "/")).name
-    if not base.endswith(".ipynb") or not base.isprintable() or len(base) > len(".ipynb") + 120:
-        raise InvalidInputError("The notebook's name must end in .ipynb.", "Rename the file.")
-    return base
 
 
 def _no_run(run_id: str) -> NotFoundError:

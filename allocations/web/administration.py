@@ -1,9 +1,7 @@
-"""The administrators' pages: every allocation, what they may do to it, and the audit log."""
+"""The administrators' pages: every allocation, and what they may do to it."""
 
 from __future__ import annotations
 
-import csv
-import io
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -14,29 +12,23 @@ from allocations.api.v1.common import Wired
 from allocations.errors import AllocationsError, InvalidInputError
 from allocations.lifecycle.models import ALLOCATION_TRANSITIONS, AllocationAction, AllocationState
 from allocations.reports.allocations import ALLOCATIONS_PAGE
-from allocations.reports.audit import AUDIT_PAGE
+from allocations.web import audit, reports
+from allocations.web.audit import ENTRY_ID_MAX
 from allocations.web.ending import ending
 from allocations.web.render import page, see
 from allocations.web.session import Sent, form_needs, page_needs
 
 router = APIRouter(prefix="/admin")
 Administrator = Annotated[Identity, Depends(page_needs(Scope.ADMIN))]
-ENTRY_ID_MAX = 2**63 - 1
 DONE_NOW = {
     AllocationAction.SUSPEND: "suspended",
     AllocationAction.RESUME: "resumed",
     AllocationAction.ARCHIVE: "archived",
     AllocationAction.CLOSE: "closed",
 }
-REPORT_COLUMNS = (
-    "tier",
-    "allocations",
-    "usable",
-    "granted_microcredits",
-    "spent_microcredits",
-    "held_microcredits",
-    "publications",
-)
+# The reports and the audit log are administrators' pages, too.
+router.include_router(reports.router)
+router.include_router(audit.router)
 
 
 @router.get("/allocations")
@@ -75,7 +67,7 @@ def change_state(
 ) -> Response:
     """Suspend, resume, archive or close an allocation, with the reason that the audit log keeps."""
     actor, action, why = sent.identity.actor, sent.text("action"), sent.text("why")
-    part_of = services.reports.allocation(actor, allocation_id).allocation.parent
+    part_of = services.reports.outline(actor, allocation_id).allocation.parent
     # A part is closed as its leads would close it: what it has not used is then given back.
     close = services.lifecycle.close if part_of is None else services.tree.close
     actions = {
@@ -93,41 +85,6 @@ def change_state(
     return see(request, f"/admin/allocations/{allocation_id}", DONE_NOW[AllocationAction(action)])
 
 
-@router.get("/report")
-def show_report(request: Request, services: Wired, _administrator: Administrator) -> Response:
-    """Show the figures of every tier."""
-    return page(request, "report.html", report=services.reports.platform())
-
-
-@router.get("/report.csv")
-def download_report(services: Wired, _administrator: Administrator) -> Response:
-    """Download the same figures; the line of all tiers counts each publication once."""
-    report = services.reports.platform()
-    lines = io.StringIO()
-    writer = csv.writer(lines, lineterminator="\r\n")
-    writer.writerow(REPORT_COLUMNS)
-    writer.writerows([getattr(tier, column) for column in REPORT_COLUMNS] for tier in report.tiers)
-    sums = (sum(getattr(tier, column) for tier in report.tiers) for column in REPORT_COLUMNS[1:-1])
-    writer.writerow(["all", *sums, report.publications])
-    headers = {"content-disposition": 'attachment; filename="meridian-report.csv"'}
-    return Response(lines.getvalue(), media_type="text/csv; charset=utf-8", headers=headers)
-
-
-@router.get("/audit")
-def show_audit(
-    request: Request,
-    services: Wired,
-    _administrator: Administrator,
-    before: Annotated[int | None, Query(ge=0, le=ENTRY_ID_MAX)] = None,
-    subject: str = "",
-) -> Response:
-    """Show the audit log, newest first, of everything or of one subject."""
-    subject = subject.replace("\0", "").strip()
-    entries = services.reports.audit_log(before_id=before, subject=subject or None)
-    older = entries[-1].id if len(entries) == AUDIT_PAGE else None
-    return page(request, "audit.html", entries=entries, subject=subject, older=older, is_first=before is None)
-
-
 def _allocation(
     request: Request,
     services: Wired,
@@ -137,7 +94,7 @@ def _allocation(
     action: str = "",
     why: str = "",
 ) -> Response:
-    detail = services.reports.allocation(administrator.actor, allocation_id)
+    detail = services.reports.outline(administrator.actor, allocation_id)
     state = AllocationState(detail.allocation.state)
     return page(
         request,

@@ -13,11 +13,13 @@ from allocations.api.v1.common import Wired
 from allocations.errors import AllocationsError
 from allocations.ledger.models import Unit
 from allocations.lifecycle.models import MANAGING_ROLES, USABLE_STATES, AllocationState, MemberRole
-from allocations.web.figures import spent_by_person, tree_of, usage_of
+from allocations.web.burning import Chart, Outlook
+from allocations.web.figures import tree_of, usage_of
 from allocations.web.render import new_key, page, see
 from allocations.web.session import Sent, form_needs, page_needs
 
 router = APIRouter(prefix="/allocations/{allocation_id}")
+LATEST_DAYS = 14
 OVER_STATES = frozenset({AllocationState.ARCHIVED, AllocationState.CLOSED})
 Reader = Annotated[Identity, Depends(page_needs(Scope.READ))]
 RequesterForm = Annotated[Sent, Depends(form_needs(Scope.REQUEST))]
@@ -68,6 +70,7 @@ def _show(
     detail = services.reports.allocation(reader.actor, allocation_id)
     found = detail.allocation
     tier = services.policy.tier(found.tier)
+    now_ms = services.clock.now_ms()
     usages = usage_of(detail.charges)
     may_change = detail.may_manage and reader.has(Scope.REQUEST)
     is_open = may_change and found.state not in OVER_STATES
@@ -76,6 +79,9 @@ def _show(
         """Return what was typed into a field of the form that failed."""
         return sent.text(field) if sent is not None and of_form == form else otherwise
 
+    movable = [
+        node for node in detail.tree if may_change and node.parent == found.id and node.state != AllocationState.CLOSED
+    ]
     return page(
         request,
         "allocation.html",
@@ -84,11 +90,15 @@ def _show(
         found=found,
         tier=tier,
         top=tree_of(detail.tree),
+        outlook=Outlook.of(detail.burn_down, found, now_ms),
+        chart=Chart.whole(detail.burn_down, found, now_ms),
+        latest_days=detail.burn_down.days[: -LATEST_DAYS - 1 : -1],
         hours=[balance for balance in detail.balances if balance.unit is not Unit.CREDITS],
         usages=usages,
-        spent=spent_by_person(usages),
         may_see_parent=found.parent is not None and services.reports.may_see(reader.actor, found.parent),
         may_change=may_change,
+        movable=movable,
+        draggable={node.id for node in movable} if len(movable) > 1 else frozenset(),
         may_divide=may_change and tier.sub_allocations and found.state in USABLE_STATES,
         may_report=(
             found.role in MANAGING_ROLES

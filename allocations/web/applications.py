@@ -10,37 +10,38 @@ from fastapi.responses import Response
 from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
 from allocations.errors import AllocationsError
+from allocations.lifecycle.asked import FIELDS_OF
 from allocations.lifecycle.models import REQUEST_TRANSITIONS, Award, RequestAction, RequestKind, RequestState
-from allocations.lifecycle.requests import PANEL_KINDS
-from allocations.web.awards import TERM_KINDS, TITLES, asked_of, award_rows, fields_of, to_award, to_fields
+from allocations.web.awards import (
+    FIELD_NAMES,
+    TERM_KINDS,
+    asked_of,
+    at_once_of,
+    award_rows,
+    fields_of,
+    needs_panel,
+    now_in_words,
+    to_award,
+    to_fields,
+)
+from allocations.web.drafts import is_kept_meanwhile, keep
+from allocations.web.forms import FormSentBeforeError
 from allocations.web.render import new_key, page, see
 from allocations.web.session import Sent, form_needs, page_needs
+from allocations.web.steps import NEXT_STEPS, STEPS, step_in_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from allocations.factory import Services
-    from allocations.policy.models import Tier
-    from allocations.reports.requests import RequestView
+    from allocations.lifecycle.models import Request as Asked
+    from allocations.reports.requests import RequesterView, RequestView
 
 router = APIRouter(prefix="/requests")
 Reader = Annotated[Identity, Depends(page_needs(Scope.READ))]
 Requester = Annotated[Identity, Depends(page_needs(Scope.REQUEST))]
 RequesterForm = Annotated[Sent, Depends(form_needs(Scope.REQUEST))]
-FIELDS = ("tier", "title", "justification", *TITLES)
-# What the steps of a request's history are called; whoever took them is named beside.
-STEPS = {
-    "request.draft": "Written as a draft",
-    "request.submit": "Submitted",
-    "request.revise": "Changed",
-    "request.withdraw": "Withdrawn",
-    "request.review": "Reviewed",
-    "request.request-revision": "Sent back for a revision",
-    "request.approve": "Approved",
-    "request.decline": "Declined",
-}
-
-
+FIELDS = ("tier", "title", "justification", *FIELD_NAMES)
 _DECIDED = frozenset({RequestState.APPROVED, RequestState.DECLINED, RequestState.WITHDRAWN})
 
 
@@ -61,18 +62,26 @@ def send(request: Request, services: Wired, sent: RequesterForm) -> Response:
     """Submit a request, or keep it as a draft."""
     draft = sent.text("action") == "draft"
     values = {name: sent.text(name) for name in FIELDS}
-    try:
-        found = services.requests.submit(
-            sent.identity.actor,
-            tier=values["tier"],
-            title=values["title"],
-            justification=values["justification"],
-            asked=to_award(sent, RequestKind.NEW),
-            draft=draft,
-            idempotency_key=sent.key() or None,
+    actor, tier, title, justification = sent.identity.actor, values["tier"], values["title"], values["justification"]
+
+    def save() -> Asked:
+        asked = _asked(services, sent)
+        return services.requests.save_draft(actor, sent.key(), RequestKind.NEW, tier, title, justification, asked)
+
+    def submit() -> Asked:
+        asked, key = _asked(services, sent), sent.key() or None
+        return services.requests.submit(
+            actor, tier=tier, title=title, justification=justification, asked=asked, idempotency_key=key
         )
+
+    if draft and is_kept_meanwhile(request):
+        return keep(request, save)
+    try:
+        found = save() if draft else finish(services, sent, save, submit)
     except AllocationsError as error:
-        return _form(request, services, values | {"key": new_key()}, error)
+        # A form that was kept goes on being that draft; another one is a new request.
+        key = sent.key() if is_kept(services, sent) else new_key()
+        return _form(request, services, values | {"key": key}, error)
     return see(request, f"/requests/{found.id}", "draft" if draft else "submitted")
 
 
@@ -87,9 +96,16 @@ def revise(request: Request, request_id: str, services: Wired, sent: RequesterFo
     """Change a draft or a request that was sent back, and submit it when that button was pressed."""
     submit = sent.text("action") == "submit"
 
-    def carry_out() -> None:
+    def save() -> Asked:
         asked = _revised(services, sent, request_id) if sent.text("has_amounts") else None
-        services.requests.revise(sent.identity.actor, request_id, sent.text("title"), sent.text("justification"), asked)
+        title, justification, tier = sent.text("title"), sent.text("justification"), sent.text("tier") or None
+        return services.requests.revise(sent.identity.actor, request_id, title, justification, asked, tier)
+
+    if not submit and is_kept_meanwhile(request):
+        return keep(request, save)
+
+    def carry_out() -> None:
+        save()
         if submit:
             services.requests.act(sent.identity.actor, request_id, RequestAction.SUBMIT)
 
@@ -104,6 +120,23 @@ def withdraw(request: Request, request_id: str, services: Wired, sent: Requester
         services.requests.act(sent.identity.actor, request_id, RequestAction.WITHDRAW)
 
     return after(request, services, sent, request_id, carry_out, "withdrawn")
+
+
+def finish(services: Services, sent: Sent, save: Callable[[], Asked], submit: Callable[[], Asked]) -> Asked:
+    """Submit what a form holds: as the draft that it was kept as, if it was, or as a new request.
+
+    A form that is sent again is answered with its request; FormSentBeforeError when it holds something else by now.
+    """
+    actor = sent.identity.actor
+    draft = services.requests.draft_of(actor, sent.key())
+    if draft is None:
+        return submit()
+    if draft.state is RequestState.DRAFT:
+        return services.requests.act(actor, save().id, RequestAction.SUBMIT)
+    title = " ".join(sent.text("title").split()) or draft.title
+    if (draft.title, draft.justification) != (title, sent.text("justification").strip()):
+        raise FormSentBeforeError
+    return draft
 
 
 def after(
@@ -141,9 +174,12 @@ def show(
         if not (is_applicant and entry.action == "request.review")
     ]
     own_review = next((review for review in found.reviews if review.reviewer == reader.name), None)
-    in_review = reader.has(Scope.REVIEW) and not is_applicant and RequestAction.REVIEW in actions
-    conflict = _conflict(services, reader, found) if in_review else ""
+    reviews = reader.has(Scope.REVIEW) and not is_applicant
+    requester = services.reports.requester(reader.actor, request_id) if reviews else None
+    in_review = requester is not None and RequestAction.REVIEW in actions
+    conflict = _conflict(reader, found, requester) if in_review else ""
     may_review = in_review and not conflict
+    may_change_tier = is_applicant and found.state is RequestState.DRAFT and found.kind == RequestKind.NEW
     before = None if found.state in _DECIDED else services.reports.award_beside(reader.actor, request_id)
     asked, form_fields = to_fields(found.asked), fields_of(RequestKind(found.kind))
 
@@ -157,8 +193,7 @@ def show(
         error=error,
         found=found,
         tier=tier,
-        history=history,
-        steps=STEPS,
+        history=[(entry, STEPS.get(entry.action, entry.action), step_in_words(entry)) for entry in history],
         is_applicant=is_applicant,
         may_revise=is_applicant and RequestAction.SUBMIT in actions and reader.has(Scope.REQUEST),
         may_withdraw=is_applicant and RequestAction.WITHDRAW in actions and reader.has(Scope.REQUEST),
@@ -167,9 +202,15 @@ def show(
         needs_panel=needs_panel(found, tier),
         before=before,
         rows=award_rows(found, tier, before),
+        asked_back=next((entry.why for entry in history[::-1] if entry.action == "request.request-revision"), ""),
         reason=next((entry.why for entry in history if entry.action == "request.approve"), ""),
         asked_fields={} if found.kind == RequestKind.INSTALMENT else form_fields,
         asked_values={name: typed(name, value) for name, value in asked.items()},
+        has_sizes="largest" in FIELDS_OF[RequestKind(found.kind)],
+        now=now_in_words(tier, before),
+        requester=requester,
+        next_step=NEXT_STEPS.get(found.state, ""),
+        tiers=[one for one in services.policy.tiers if one.review != "none"] if may_change_tier else [],
         asks_for_a_term=found.kind in TERM_KINDS,
         own_review=own_review,
         scores=[review.score for review in found.reviews if review.score is not None and not review.conflict],
@@ -177,23 +218,38 @@ def show(
     )
 
 
-def needs_panel(found: RequestView, tier: Tier) -> bool:
-    """Say whether a panel decides on a request."""
-    return tier.review == "panel" and found.kind in PANEL_KINDS
-
-
 def _revised(services: Services, sent: Sent, request_id: str) -> Award:
     found = services.reports.request(sent.identity.actor, request_id)
-    return to_award(sent, RequestKind(found.kind), asked_of(found))
+    return award_sent(services, sent, found)
 
 
-def _conflict(services: Services, reader: Identity, found: RequestView) -> str:
+def award_sent(services: Services, sent: Sent, found: RequestView) -> Award:
+    """Return the award that a form on a request says; what it does not have is as it was asked for."""
+    before = services.reports.award_beside(sent.identity.actor, found.id)
+    return to_award(
+        sent, RequestKind(found.kind), at_once_of(services.policy.tier(found.tier), before), asked_of(found)
+    )
+
+
+def _asked(services: Services, sent: Sent) -> Award:
+    tiers = services.policy.tiers
+    chosen = next((tier for tier in tiers if tier.name == sent.text("tier")), tiers[0])
+    return to_award(sent, RequestKind.NEW, at_once_of(chosen))
+
+
+def is_kept(services: Services, sent: Sent) -> bool:
+    """Say whether a form that is sent is kept as a draft."""
+    draft = services.requests.draft_of(sent.identity.actor, sent.key())
+    return draft is not None and draft.state is RequestState.DRAFT
+
+
+def _conflict(reader: Identity, found: RequestView, requester: RequesterView | None) -> str:
     """Say which conflict of interest keeps a reviewer out; empty when none does."""
+    if requester is None or not requester.in_conflict:
+        return ""
     if any(review.conflict and review.reviewer == reader.name for review in found.reviews):
         return "You declared a conflict of interest."
-    if found.allocation in {one.id for one in services.reports.allocations_of(reader.name)}:
-        return "You are a member of this allocation: that is a conflict of interest."
-    return ""
+    return "You are a member of this allocation: that is a conflict of interest."
 
 
 def _form(
@@ -209,4 +265,5 @@ def _form(
         tiers=tiers,
         values=dict.fromkeys(FIELDS, "") | dict(values),
         asked_fields=fields_of(RequestKind.NEW),
+        now=now_in_words(next(tier for tier in tiers if tier.name == values["tier"])),
     )

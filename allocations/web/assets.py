@@ -13,8 +13,9 @@ from allocations.settings import ROOT
 
 HERE = Path(__file__).parent / "static"
 FILES = {
-    # The hub's pages and these are one product: the same file, not a copy.
+    # The hub's pages and these are one product: the same files, not copies.
     "meridian.css": ROOT / "hub" / "static" / "meridian.css",
+    "frame.js": ROOT / "hub" / "static" / "frame.js",
     "logo.svg": ROOT / "hub" / "static" / "logo.svg",
     "pages.css": HERE / "pages.css",
     "pages.js": HERE / "pages.js",

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from allocations.api.v1.awards import RESOURCE_MAX
 from allocations.errors import InvalidInputError
+from allocations.lifecycle.asked import FIELDS_OF, PANEL_KINDS
 from allocations.lifecycle.models import Award, RequestKind
-from allocations.lifecycle.requests import FIELDS_OF
+from allocations.policy.models import AtOnce, Shape
 from allocations.web.formats import to_credits, to_day
-from allocations.web.forms import to_whole
+from allocations.web.forms import to_whole, to_whole_between
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from allocations.policy.models import Shape, Tier
+    from allocations.policy.models import Tier
     from allocations.reports.awards import StandingView
     from allocations.reports.requests import AwardView, RequestView
     from allocations.web.session import Sent
@@ -26,8 +28,16 @@ KINDS = {
     RequestKind.EXTENSION: "Extension",
     RequestKind.RENEWAL: "Renewal",
 }
-# The fields that forms have; the largest sizes and what runs at once are asked for through the API.
+# The fields that forms have for amounts, for each of the largest sizes, and for what runs at once.
 TITLES = {"credits": "Credits", "gpu_hours": "GPU-hours", "core_hours": "Core-hours", "term_days": "Days"}
+SHAPE_TITLES = {"cores": "Cores", "memory_gib": "Memory in GiB", "gpus": "GPUs"}
+AT_ONCE_TITLES = {"servers_per_person": "Servers a person", "cores": "Cores", "gpus": "GPUs"}
+SHAPES_MAX = 10
+FIELD_NAMES = (
+    *TITLES,
+    *(f"largest_{row}_{name}" for row in range(SHAPES_MAX) for name in SHAPE_TITLES),
+    *(f"at_once_{name}" for name in AT_ONCE_TITLES),
+)
 ADDING = frozenset({RequestKind.SUPPLEMENT, RequestKind.EXTENSION})
 TERM_KINDS = frozenset({RequestKind.NEW, RequestKind.RENEWAL})
 
@@ -47,6 +57,11 @@ class AwardRow:
         return self.awarded is not None and self.awarded != self.asked
 
 
+def needs_panel(found: RequestView, tier: Tier) -> bool:
+    """Say whether a panel decides on a request."""
+    return tier.review == "panel" and found.kind in PANEL_KINDS
+
+
 def asked_of(found: RequestView) -> Award:
     """Return all that a request asks for, credits included."""
     return Award.model_validate(found.asked.model_dump())
@@ -55,7 +70,8 @@ def asked_of(found: RequestView) -> Award:
 def award_rows(found: RequestView, tier: Tier, before: StandingView | None) -> list[AwardRow]:
     """Return what was awarded before, what is asked for and what was given, line by line."""
     kind, asked = RequestKind(found.kind), found.asked
-    held = _held(before) if before else {}
+    held = _held(before, tier) if before else {}
+    unchanged = "as the tier says" if kind in TERM_KINDS else UNCHANGED
     rows = []
     for name, title in TITLES.items():
         if name in FIELDS_OF[kind]:
@@ -63,8 +79,9 @@ def award_rows(found: RequestView, tier: Tier, before: StandingView | None) -> l
             rows.append(AwardRow(title, held.get(name), _amount(kind, name, asked, tier), awarded))
     for name, title in (("largest", "Largest sizes"), ("at_once", "At once")):
         words = [None if award is None else _sizes(name, award) for award in (asked, found.awarded)]
-        if any(word not in {None, UNCHANGED} for word in words):
-            rows.append(AwardRow(title, None, words[0] or UNCHANGED, words[1]))
+        if any(words) or (before and kind is RequestKind.RENEWAL and getattr(before, name)):
+            awarded = None if found.awarded is None else words[1] or unchanged
+            rows.append(AwardRow(title, held.get(name), words[0] or unchanged, awarded))
     if found.awarded is not None and kind in TERM_KINDS:
         renewable = "yes" if found.awarded.renewable else "no: it ends for good"
         rows.append(AwardRow("Renewable", None, "yes", renewable))
@@ -76,41 +93,64 @@ UNCHANGED = "as it is"
 
 def asked_in_words(found: RequestView) -> str:
     """Return what a request asks for in a line: `1,000 credits, 50 GPU-hours`."""
-    asked = found.asked
+    return award_in_words(found.asked)
+
+
+def award_in_words(award: AwardView | Award) -> str:
+    """Return an award in a line."""
     parts = [
         f"{amount:,} {title.lower() if name != 'gpu_hours' else title}"
         for name, title in TITLES.items()
-        if (amount := getattr(asked, name))
+        if (amount := getattr(award, name))
     ]
     parts += [
-        title for name, title in (("largest", "larger sizes"), ("at_once", "more at once")) if getattr(asked, name)
+        title for name, title in (("largest", "larger sizes"), ("at_once", "more at once")) if getattr(award, name)
     ]
-    return ", ".join(parts)
+    return ", ".join([*parts, *([] if award.renewable else ["not renewable"])])
 
 
-def to_fields(award: AwardView) -> dict[str, str]:
-    """Return an award as forms show it."""
-    return {name: "" if getattr(award, name) is None else str(getattr(award, name)) for name in TITLES}
+def to_fields(award: AwardView | StandingView) -> dict[str, str]:
+    """Return an award, or what there is of one, as forms show it."""
+    fields = {name: "" if getattr(award, name) is None else str(getattr(award, name)) for name in TITLES}
+    for row, shape in enumerate(award.largest or ()):
+        fields |= {f"largest_{row}_{name}": str(getattr(shape, name)) for name in SHAPE_TITLES}
+    if award.at_once is not None:
+        fields |= {f"at_once_{name}": str(getattr(award.at_once, name)) for name in AT_ONCE_TITLES}
+    return dict.fromkeys(FIELD_NAMES, "") | fields
 
 
 def defaults_of(kind: RequestKind, before: StandingView) -> dict[str, str]:
     """Return what a form for more suggests: another term is like the last one; of more now, nothing is guessed."""
     if kind is RequestKind.RENEWAL:
-        return {name: "" if getattr(before, name) is None else str(getattr(before, name)) for name in TITLES}
-    return dict.fromkeys(TITLES, "") | ({"term_days": "30"} if kind is RequestKind.EXTENSION else {})
+        return to_fields(before)
+    return dict.fromkeys(FIELD_NAMES, "") | ({"term_days": "30"} if kind is RequestKind.EXTENSION else {})
 
 
-def to_award(sent: Sent, kind: RequestKind, otherwise: Award | None = None) -> Award:
+def at_once_of(tier: Tier, before: StandingView | None = None) -> AtOnce:
+    """Return what runs at once before a request is decided: as awarded, or as the tier says."""
+    return (before.at_once if before else None) or tier.at_once
+
+
+def now_in_words(tier: Tier, before: StandingView | None = None) -> dict[str, str]:
+    """Return the largest sizes, and what runs at once, before a request is decided."""
+    largest = (before.largest if before else None) or tier.largest
+    return {"largest": _shapes(largest), "at_once": _at_once(at_once_of(tier, before))}
+
+
+def to_award(sent: Sent, kind: RequestKind, at_once: AtOnce, otherwise: Award | None = None) -> Award:
     """Read the fields of an award; what the form does not have stays as it is in `otherwise`.
 
-    InvalidInputError names the field that is wrong. An empty field says nothing of its unit.
+    InvalidInputError names the field that is wrong. An empty field says nothing of its unit; of what runs at once, one
+    that is left empty beside others is as in `at_once`.
     """
-    changes: dict[str, int | bool | None] = {}
+    changes: dict[str, int | bool | tuple[Shape, ...] | AtOnce | None] = {}
     for name, title in TITLES.items():
         if name in FIELDS_OF[kind] and name in sent.fields:
             changes[name] = _to_amount(sent.text(name), title, zero=name in {"gpu_hours", "core_hours"})
             if kind in ADDING and changes[name] == 0:
                 changes[name] = None
+    if "largest" in FIELDS_OF[kind] and sent.text("has_sizes"):
+        changes |= {"largest": _to_largest(sent), "at_once": _to_at_once(sent, at_once)}
     if kind in TERM_KINDS and sent.text("has_renewable"):
         changes["renewable"] = sent.text("renewable") == "yes"
     return (otherwise or Award()).model_copy(update=changes)
@@ -130,8 +170,36 @@ def _to_amount(text: str, title: str, *, zero: bool) -> int | None:
     return amount
 
 
-def _held(before: StandingView) -> dict[str, str]:
-    return {
+def _to_largest(sent: Sent) -> tuple[Shape, ...] | None:
+    shapes = []
+    for row in range(SHAPES_MAX):
+        texts = {name: sent.text(f"largest_{row}_{name}") for name in SHAPE_TITLES}
+        if not any(text.strip() for text in texts.values()):
+            continue
+        title = f"Largest size {row + 1}"
+        numbers = {
+            name: to_whole_between(text, f"{title}, {SHAPE_TITLES[name]}", 0 if name == "gpus" else 1, RESOURCE_MAX)
+            for name, text in texts.items()
+        }
+        if numbers["cores"] is None or numbers["memory_gib"] is None:
+            raise InvalidInputError(f"{title}: cores and memory are both needed.", "Enter both, or leave it empty.")
+        shapes.append(Shape.model_validate(numbers | {"gpus": numbers["gpus"] or 0}))
+    return tuple(shapes) or None
+
+
+def _to_at_once(sent: Sent, otherwise: AtOnce) -> AtOnce | None:
+    numbers = {
+        name: to_whole_between(
+            sent.text(f"at_once_{name}"), f"At once, {title}", 0 if name == "gpus" else 1, RESOURCE_MAX
+        )
+        for name, title in AT_ONCE_TITLES.items()
+    }
+    given = {name: number for name, number in numbers.items() if number is not None}
+    return otherwise.model_copy(update=given) if given else None
+
+
+def _held(before: StandingView, tier: Tier) -> dict[str, str]:
+    return now_in_words(tier, before) | {
         "credits": f"{before.credits:,} for the term; {to_credits(before.limit_microcredits)} granted, "
         f"{to_credits(before.posted_microcredits)} spent",
         "gpu_hours": "none" if before.gpu_hours is None else f"{before.gpu_hours:,}",
@@ -154,14 +222,24 @@ def _amount(kind: RequestKind, name: str, award: AwardView, tier: Tier) -> str:
     }[name]
 
 
-def _sizes(name: str, award: AwardView) -> str:
+def _sizes(name: str, award: AwardView) -> str | None:
     if name == "largest":
-        return " or ".join(_shape(shape) for shape in award.largest) if award.largest else UNCHANGED
-    at_once = award.at_once
-    if at_once is None:
-        return UNCHANGED
-    return f"{at_once.servers_per_person} servers a person, {at_once.cores:,} cores, {at_once.gpus:,} GPUs"
+        return _shapes(award.largest) if award.largest else None
+    return _at_once(award.at_once) if award.at_once else None
 
 
-def _shape(shape: Shape) -> str:
-    return f"{shape.cores} cores, {shape.memory_gib} GiB" + (f", {shape.gpus} GPUs" if shape.gpus else "")
+def _shapes(shapes: Iterable[Shape]) -> str:
+    return " or ".join(
+        f"{_count(shape.cores, 'core')}, {shape.memory_gib:,} GiB"
+        + (f", {_count(shape.gpus, 'GPU')}" if shape.gpus else "")
+        for shape in shapes
+    )
+
+
+def _at_once(at_once: AtOnce) -> str:
+    servers = _count(at_once.servers_per_person, "server")
+    return f"{servers} a person, {_count(at_once.cores, 'core')}, {_count(at_once.gpus, 'GPU')}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -10,7 +10,7 @@ from allocations.lifecycle.models import AllocationState
 if TYPE_CHECKING:
     from allocations.api.identity import Identity
     from allocations.factory import Services
-    from allocations.reports.allocations import AllocationDetail, AllocationView
+    from allocations.reports.allocations import AllocationOutline, AllocationView
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Ending:
     free_microcredits: int
 
 
-def ending(services: Services, identity: Identity, detail: AllocationDetail) -> Ending:
+def ending(services: Services, identity: Identity, detail: AllocationOutline) -> Ending:
     """Return what ends with an allocation that the person manages."""
     found = detail.allocation
     return Ending(

@@ -11,8 +11,8 @@ from starlette.exceptions import HTTPException
 from allocations.api import problems
 from allocations.errors import AllocationsError, NotFoundError
 from allocations.web.headers import PAGE_HEADERS
-from allocations.web.render import page
-from allocations.web.session import SignInNeededError, send_to_sign_in
+from allocations.web.render import INTERNAL_ERROR, page
+from allocations.web.session import SignInNeededError, anybody, send_to_sign_in
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
@@ -79,6 +79,8 @@ class PageFailures:
         assert isinstance(error, HTTPException)
         if not self._is_page(request):
             return await self._answer_other(HTTPException, request, error)
+        # No page was found that would have asked who it is.
+        await anybody(request)
         if error.status_code == NOT_FOUND:
             return _show(request, NotFoundError("There is nothing at this address.", "Go on from the home page."))
         return _show(request, NoSuchRequestError(error.status_code))
@@ -99,4 +101,6 @@ class PageFailures:
 
 
 def _show(request: Request, error: AllocationsError) -> Response:
-    return page(request, "failure.html", error=error)
+    # Only what changes nothing can be asked for again by a link.
+    may_try_again = error.status >= INTERNAL_ERROR and request.method == "GET"
+    return page(request, "failure.html", error=error, may_try_again=may_try_again)

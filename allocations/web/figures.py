@@ -7,18 +7,24 @@ from typing import TYPE_CHECKING
 
 from allocations.clock import MS_PER_SECOND
 from allocations.leases.models import LeaseState
-from allocations.runs.models import ACTIVE_STATES
+from allocations.runs.cells import CellState
+from allocations.runs.models import ACTIVE_STATES, RunState
 from allocations.web.formats import to_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from allocations.leases.views import LeaseView
     from allocations.reports.allocations import AllocationView
     from allocations.reports.charges import JournalEntryView
+    from allocations.reports.use import Use
+    from allocations.runs.cells import Cell
     from allocations.runs.models import RunView
 
 LOW_BALANCE_PERCENT = 10
+PICTURE_HEIGHT = 40
+GRANTED_TO_SPENT_MAX = 10
+CELLS_SHOWN_MAX = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,17 +67,22 @@ def tree_of(tree: Sequence[AllocationView]) -> TreeBar:
     Parts lie side by side below what they are parts of, in proportion to their limits; where these come to more than
     the whole, which capped ones may, all are drawn smaller by the same factor.
     """
-    return _tree_bar(tree[0], tree, 0.0, 100.0)
+    parts: dict[str | None, list[AllocationView]] = {}
+    for node in tree:
+        parts.setdefault(node.parent, []).append(node)
+    return _tree_bar(tree[0], parts, 0.0, 100.0)
 
 
-def _tree_bar(node: AllocationView, tree: Sequence[AllocationView], start: float, width: float) -> TreeBar:
+def _tree_bar(
+    node: AllocationView, parts_of: Mapping[str | None, Sequence[AllocationView]], start: float, width: float
+) -> TreeBar:
     bar = Bar.of(node)
-    below = [part for part in tree if part.parent == node.id]
+    below = parts_of.get(node.id, ())
     whole = max(1, node.limit_microcredits, sum(part.limit_microcredits for part in below))
     parts, at = [], start
     for part in below:
         share = width * part.limit_microcredits / whole
-        parts.append(_tree_bar(part, tree, at, share))
+        parts.append(_tree_bar(part, parts_of, at, share))
         at += share
     return TreeBar(
         node=node,
@@ -82,6 +93,51 @@ def _tree_bar(node: AllocationView, tree: Sequence[AllocationView], start: float
         is_low=bar.is_low,
         parts=tuple(parts),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """What one series has spent, on top of those below it; the colour is a number from 1 on, 0 for all others."""
+
+    points: str
+    colour: int
+
+
+@dataclass(frozen=True, slots=True)
+class UsePicture:
+    """The areas of use in a picture 100 wide and `PICTURE_HEIGHT` high, and the line of what was granted.
+
+    The line is empty where it would lie so far above that the areas could not be seen.
+    """
+
+    areas: tuple[Area, ...]
+    colours: dict[str, int]
+    granted: str
+    most_microcredits: int
+
+
+def use_of(use: Use) -> UsePicture:
+    """Draw use: each series from the left, where nothing was spent yet, stacked on the one before."""
+    steps = len(use.granted_microcredits)
+    totals = [sum(series.spent_microcredits[step] for series in use.series) for step in range(steps)]
+    spent, granted_in_all = max(1, *totals), max(use.granted_microcredits)
+    shows_granted = granted_in_all <= spent * GRANTED_TO_SPENT_MAX
+    most = max(spent, granted_in_all) if shows_granted else spent
+    colours = {series.key: number for number, series in enumerate(use.series, start=1) if series.key}
+
+    def at(step: int, microcredits: int) -> str:
+        return f"{round(100 * step / steps, 2)},{round(PICTURE_HEIGHT * (1 - max(0, microcredits) / most), 2)}"
+
+    areas, below = [], [0] * steps
+    for series in use.series:
+        above = [low + own for low, own in zip(below, series.spent_microcredits, strict=True)]
+        up = [at(step + 1, amount) for step, amount in enumerate(above)]
+        down = [at(step + 1, amount) for step, amount in enumerate(below)][::-1]
+        areas.append(Area(" ".join([at(0, 0), *up, *down]), colours.get(series.key, 0)))
+        below = above
+    line = use.granted_microcredits if shows_granted else ()
+    granted = [at(step + other, amount) for step, amount in enumerate(line) for other in (0, 1)]
+    return UsePicture(tuple(areas), colours, " ".join(granted), most)
 
 
 def lease_cost(lease: LeaseView, now_ms: int) -> int:
@@ -119,9 +175,29 @@ def cells_percent(run: RunView) -> float:
     return round(100 * min(run.cells_done, run.cells_total) / max(1, run.cells_total), 2)
 
 
+def run_announcement(run: RunView) -> str:
+    """Say where a run is, for those who listen to the page: of many cells only every tenth part is said."""
+    state = f"Run {run.state.replace('_', ' ')}"
+    if run.state is not RunState.RUNNING or not run.cells_total:
+        return f"{state}."
+    step = max(1, run.cells_total // 10)
+    done = run.cells_done if run.cells_done == run.cells_total else run.cells_done // step * step
+    return f"{state}, {done} of {run.cells_total} cells done."
+
+
+def cells_shown(cells: Sequence[Cell]) -> Sequence[Cell]:
+    """Return as many cells as a page lists: of very many those around the one that runs, failed or was stopped."""
+    if len(cells) <= CELLS_SHOWN_MAX:
+        return cells
+    present = {CellState.RUNNING, CellState.FAILED, CellState.STOPPED}
+    at = next((cell.number for cell in cells if cell.state in present), 1)
+    start = min(max(0, at - CELLS_SHOWN_MAX // 2), len(cells) - CELLS_SHOWN_MAX)
+    return cells[start : start + CELLS_SHOWN_MAX]
+
+
 @dataclass(slots=True)
 class Usage:
-    """What one server or run was charged: a server is charged at each renewal, which says little by itself."""
+    """What one server, run or home was charged: a server is charged at each renewal, which says little by itself."""
 
     at: str
     person: str | None
@@ -131,15 +207,16 @@ class Usage:
     allocation_name: str
     microcredits: int
     quantities: dict[str, int]
+    storage: str | None = None
 
 
 def usage_of(charges: Iterable[JournalEntryView]) -> list[Usage]:
-    """Add up the credits charged by lease and allocation, the latest first as they come."""
-    found: dict[tuple[str | None, str], Usage] = {}
+    """Add up the credits charged by lease or area of storage and by allocation, the latest first as they come."""
+    found: dict[tuple[str | None, ...], Usage] = {}
     for charge in charges:
         if charge.unit != "credits":
             continue
-        key = (charge.lease, charge.allocation)
+        key = (charge.lease, charge.allocation, charge.storage, charge.person)
         if key not in found:
             found[key] = Usage(
                 at=charge.at,
@@ -150,21 +227,13 @@ def usage_of(charges: Iterable[JournalEntryView]) -> list[Usage]:
                 allocation_name=charge.allocation_name,
                 microcredits=0,
                 quantities={},
+                storage=charge.storage,
             )
         usage = found[key]
         usage.microcredits += charge.amount
         for name, value in charge.quantities.items():
             usage.quantities[name] = usage.quantities.get(name, 0) + value
     return list(found.values())
-
-
-def spent_by_person(usages: Iterable[Usage]) -> list[tuple[str, int]]:
-    """Add up usage by person, the largest first."""
-    sums: dict[str, int] = {}
-    for usage in usages:
-        if usage.person is not None:
-            sums[usage.person] = sums.get(usage.person, 0) + usage.microcredits
-    return sorted(sums.items(), key=lambda item: (-item[1], item[0]))
 
 
 def summary_of(servers: int, active_runs: int) -> str:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 from decimal import Decimal, InvalidOperation
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from allocations.errors import AllocationsError, IdempotencyConflictError, InvalidInputError
 from allocations.web.formats import MICROCREDITS_PER_CREDIT, SECONDS_PER_MINUTE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 CREDITS_MAX = 10**9
 PARAMETERS_LENGTH_MAX = 20_000
@@ -108,6 +111,21 @@ def to_parameters(text: str) -> dict[str, Any]:
     return parameters
 
 
+def to_parameter_lines(parameters: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Write parameters as the lines that `to_parameters` reads, with the names of those that no line can say."""
+    lines: list[str] = []
+    left_out: list[str] = []
+    room = PARAMETERS_LENGTH_MAX
+    for name, value in parameters.items():
+        line = next((line for line in _possible_lines(name, value) if _says(line, name, value)), None)
+        if line is None or len(line) >= room:
+            left_out.append(name)
+        else:
+            lines.append(line)
+            room -= len(line) + 1
+    return "\n".join(lines), left_out
+
+
 def to_notebook(content: bytes, bytes_max: int) -> dict[str, Any]:
     """Read the JSON of a notebook; whether it is a good one, the queue of runs decides."""
     if len(content) > bytes_max:
@@ -120,6 +138,27 @@ def to_notebook(content: bytes, bytes_max: int) -> dict[str, Any]:
     if not isinstance(notebook, dict):
         raise _wrong("Notebook", "is not an .ipynb file", "Save it in JupyterLab and choose that file.")
     return notebook
+
+
+def _possible_lines(name: str, value: object) -> Iterator[str]:
+    """Spell a value, the plainest way first: text without quotes where it stays text."""
+    if isinstance(value, str):
+        yield f"{name} = {value}"
+    quoted = [
+        yaml.safe_dump(item, default_style='"' if isinstance(item, str) else None, allow_unicode=True, width=math.inf)
+        .removesuffix("...\n")
+        .strip()
+        for item in (value if isinstance(value, list) else [value])
+    ]
+    yield f"{name} = [{', '.join(quoted)}]" if isinstance(value, list) else f"{name} = {quoted[0]}"
+
+
+def _says(line: str, name: str, value: object) -> bool:
+    """Whether a line is read as this value, of the same types: `1` is neither `1.0` nor `true`."""
+    try:
+        return json.dumps(to_parameters(line)) == json.dumps({name: value})
+    except InvalidInputError:
+        return False
 
 
 def _to_value(text: str, where: str) -> Any:

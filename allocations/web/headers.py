@@ -17,7 +17,7 @@ def content_policy(*extra: str) -> str:
             "default-src 'none'",
             "script-src 'self'",
             "style-src 'self'",
-            "img-src 'self' data:",
+            "img-src 'self'",
             "connect-src 'self'",
             "form-action 'self'",
             "base-uri 'none'",

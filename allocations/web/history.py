@@ -11,7 +11,7 @@ from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
 from allocations.lifecycle.authority import PLATFORM
 from allocations.reports.audit import AUDIT_PAGE
-from allocations.web.administration import ENTRY_ID_MAX
+from allocations.web.audit import ENTRY_ID_MAX
 from allocations.web.awards import TITLES
 from allocations.web.formats import to_credits, to_day_of_ms
 from allocations.web.render import page

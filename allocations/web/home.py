@@ -1,4 +1,4 @@
-"""A researcher's home page and the user agreement."""
+"""A researcher's home page with its button that extends a server, and the user agreement."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
 from allocations.errors import AllocationsError
 from allocations.runs.models import ENDED_STATES
+from allocations.web.burning import Chart, Outlook
+from allocations.web.coming import coming_up
 from allocations.web.figures import summary_of, usage_of
 from allocations.web.render import LivePart, live, live_response, page, see
 from allocations.web.session import Sent, form_needs, page_needs
@@ -35,7 +37,7 @@ def show_home(request: Request, services: Wired, reader: Reader) -> Response:
         "home.html",
         offers=offers,
         may_answer=reader.has(Scope.REQUEST),
-        live=_overview(request, services, reader),
+        live=_overview(request, services, reader, with_burn_downs=True),
     )
 
 
@@ -63,16 +65,38 @@ def accept_agreement(
     return see(request, "/", "accepted")
 
 
-def _overview(request: Request, services: Wired, reader: Identity) -> LivePart:
+@router.post("/servers/{lease_id}/extend")
+def extend_server(
+    request: Request, lease_id: str, services: Wired, sent: Annotated[Sent, Depends(form_needs(Scope.REQUEST))]
+) -> Response:
+    """Extend a running server of one's own."""
+    try:
+        services.sessions.extend(lease_id, sent.identity.name)
+    except AllocationsError as error:
+        return page(request, "failure.html", error=error)
+    return see(request, "/", "extended")
+
+
+def _overview(request: Request, services: Wired, reader: Identity, *, with_burn_downs: bool = False) -> LivePart:
     overview = services.reports.overview(reader.name)
+    now_ms = services.clock.now_ms()
+    burned = services.reports.recent_burn_downs(reader.name) if with_burn_downs else {}
     runs = services.runs.list_of(reader.name) if reader.has(Scope.RUN) else []
     active = [run for run in runs if run.state not in ENDED_STATES]
     return live(
         request,
         "home_live.html",
         f"{request.app.state.prefix}/live",
+        once={
+            one.id: (Outlook.of(burned[one.id], one, now_ms), Chart.recent(burned[one.id], one, now_ms))
+            for one in overview.allocations
+            if one.id in burned
+        },
+        coming=coming_up(services, reader, overview.allocations),
         overview=overview,
         usages=usage_of(overview.charges)[:USAGES_SHOWN],
+        outlooks={outlook.lease: outlook for outlook in services.sessions.outlooks_of(reader.name)},
+        may_extend=reader.has(Scope.REQUEST),
         runs=active,
         summary=summary_of(len(overview.servers), len(active)),
     )

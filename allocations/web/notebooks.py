@@ -12,6 +12,7 @@ from nbconvert import HTMLExporter
 from traitlets.config import Config
 
 from allocations.errors import InvalidInputError
+from allocations.web.notebook_contents import reduced
 
 TEMPLATES = Path(__file__).parent / "templates"
 SHOWN_BYTES_MAX = 30_000_000
@@ -40,6 +41,8 @@ ATTRIBUTES = frozenset((
     "align", "alt", "class", "colspan", "height", "id", "rowspan", "scope", "start", "style", "title", "width",
 ))
 # fmt: on
+# What the readers of notebooks raise for what is none, or is nested without end.
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, nbformat.ValidationError)
 LINKS = ("http://", "https://", "mailto:", "#")
 
 
@@ -48,16 +51,15 @@ def to_html(content: bytes, name: str) -> str:
     remedy = "Download it instead."
     if len(content) > SHOWN_BYTES_MAX:
         raise InvalidInputError(f"The notebook is larger than {SHOWN_BYTES_MAX // 1_000_000} MB.", remedy)
+    resources: dict[str, Any] = {"metadata": {"name": name.removesuffix(".ipynb")}}
     try:
         notebook = nbformat.reads(content.decode(), as_version=4)  # type: ignore[no-untyped-call]
         nbformat.validate(notebook)
-    except (ValueError, RecursionError, nbformat.ValidationError, nbformat.reader.NotJSONError) as error:
+        html, _ = _exporter().from_notebook_node(reduced(notebook), resources=resources)
+    except UNREADABLE as error:
         raise InvalidInputError("The executed notebook is not complete or not valid.", remedy) from error
-    # They would be written into a script element.
-    notebook.metadata.pop("widgets", None)
-    resources: dict[str, Any] = {"metadata": {"name": name.removesuffix(".ipynb")}}
-    html, _ = _exporter().from_notebook_node(notebook, resources=resources)
-    return str(html)
+    # JSON can spell half of a surrogate pair, UTF-8 cannot.
+    return str(html).encode("utf-8", "replace").decode()
 
 
 def _exporter() -> HTMLExporter:

@@ -11,33 +11,13 @@ from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
 from allocations.api.v1.notices import ID_MAX
 from allocations.notify.inbox import CURSOR_PATTERN
-from allocations.outbox import NoticeKind
+from allocations.notify.places import place_of
 from allocations.web.render import page, see
 from allocations.web.session import Sent, form_needs, page_needs
 
 router = APIRouter(prefix="/notices")
 Reading = Annotated[Sent, Depends(form_needs(Scope.READ))]
 NoticeId = Annotated[int, Path(ge=1, le=ID_MAX)]
-
-_OF_ALLOCATION = (
-    NoticeKind.ENDS_SOON,
-    NoticeKind.ENDED,
-    NoticeKind.ARCHIVED,
-    NoticeKind.RENEWED,
-    NoticeKind.SUSPENDED,
-    NoticeKind.RESUMED,
-    NoticeKind.CLOSED,
-)
-_OF_REQUEST = (
-    NoticeKind.REQUEST_SUBMITTED,
-    NoticeKind.REVISION_REQUESTED,
-    NoticeKind.REQUEST_APPROVED,
-    NoticeKind.REQUEST_DECLINED,
-)
-# Where the page is of what a kind of notice is about, and how the link is called.
-PLACES = dict.fromkeys(_OF_ALLOCATION, ("allocations", "Open the allocation")) | dict.fromkeys(
-    _OF_REQUEST, ("requests", "Open the request")
-)
 
 
 @router.get("")
@@ -48,7 +28,9 @@ def show_notices(
     before: Annotated[str | None, Query(pattern=CURSOR_PATTERN)] = None,
 ) -> Response:
     """Show a page of a person's notices."""
-    return page(request, "notices.html", inbox=services.inbox.inbox(reader.name, before), places=PLACES, before=before)
+    return page(
+        request, "notices.html", inbox=services.inbox.inbox(reader.name, before), place_of=place_of, before=before
+    )
 
 
 @router.post("/{notice_id}/read")

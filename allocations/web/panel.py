@@ -1,4 +1,4 @@
-"""The reviewers' part of requests: what waits for them, their reviews, their decisions."""
+"""The reviewers' part of a request: their reviews, and their decisions."""
 
 from __future__ import annotations
 
@@ -7,36 +7,24 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import Response
 
-from allocations.api.identity import Identity, Scope
+from allocations.api.identity import Scope
 from allocations.api.v1.common import Wired
 from allocations.errors import InvalidInputError
 from allocations.lifecycle.models import Award, RequestAction, RequestKind
-from allocations.web.applications import after, needs_panel
-from allocations.web.awards import asked_of, to_award
+from allocations.web import queue
+from allocations.web.applications import after, award_sent
+from allocations.web.awards import asked_of
 from allocations.web.forms import to_whole
-from allocations.web.render import page
-from allocations.web.session import Sent, form_needs, page_needs
+from allocations.web.session import Sent, form_needs
 
 router = APIRouter()
+router.include_router(queue.router)
 ReviewerForm = Annotated[Sent, Depends(form_needs(Scope.REVIEW))]
 DECISIONS = {
     RequestAction.APPROVE: "approved",
     RequestAction.DECLINE: "declined",
     RequestAction.REQUEST_REVISION: "revision",
 }
-
-
-@router.get("/review")
-def show_queue(
-    request: Request, services: Wired, _reviewer: Annotated[Identity, Depends(page_needs(Scope.REVIEW))]
-) -> Response:
-    """Show what waits for a reviewer, oldest first."""
-    return page(
-        request,
-        "review.html",
-        requests=services.reports.request_queue(),
-        needs_panel=lambda found: needs_panel(found, services.policy.tier(found.tier)),
-    )
 
 
 @router.post("/requests/{request_id}/review")
@@ -76,6 +64,5 @@ def _award(services: Wired, sent: Sent, request_id: str) -> Award | None:
     found = services.reports.request(sent.identity.actor, request_id)
     if found.kind == RequestKind.INSTALMENT:
         return None
-    asked = asked_of(found)
-    award = to_award(sent, RequestKind(found.kind), asked)
-    return None if award == asked else award
+    award = award_sent(services, sent, found)
+    return None if award == asked_of(found) else award

@@ -11,9 +11,10 @@ from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
 from allocations.errors import AllocationsError, InvalidInputError, NotAllowedError, NotFoundError
 from allocations.lifecycle.models import MemberRole
-from allocations.reports.allocations import AllocationDetail, MemberView
+from allocations.reports.allocations import AllocationOutline, MemberView
 from allocations.web.allocation import after
-from allocations.web.forms import to_whole_or_none
+from allocations.web.formats import to_exact_credits
+from allocations.web.forms import to_microcredits, to_whole_or_none
 from allocations.web.render import page, see
 from allocations.web.session import Sent, form_needs, page_needs
 
@@ -118,17 +119,20 @@ def _role(sent: Sent) -> MemberRole:
 
 
 def _caps(sent: Sent) -> dict[str, int | None]:
-    return {name: to_whole_or_none(sent.text(name), title) for name, title in CAPS.items()}
+    credits_max = sent.text("credits_max")
+    return {name: to_whole_or_none(sent.text(name), title) for name, title in CAPS.items()} | {
+        "microcredits_max": to_microcredits(credits_max, "Credits") if credits_max.strip() else None
+    }
 
 
-def _managed(services: Wired, identity: Identity, allocation_id: str) -> AllocationDetail:
-    detail = services.reports.allocation(identity.actor, allocation_id)
+def _managed(services: Wired, identity: Identity, allocation_id: str) -> AllocationOutline:
+    detail = services.reports.outline(identity.actor, allocation_id)
     if not detail.may_manage:
         raise NotAllowedError("Only leads and managers change the members.", "Ask one of them.")
     return detail
 
 
-def _place(detail: AllocationDetail, person: str) -> MemberView:
+def _place(detail: AllocationOutline, person: str) -> MemberView:
     for member in detail.members:
         if member.person == person:
             return member
@@ -146,7 +150,9 @@ def _member_page(
 ) -> Response:
     detail = _managed(services, identity, allocation_id)
     member = _place(detail, person)
-    typed = {name: getattr(member, name) for name in CAPS} | {"role": member.role}
+    typed = {name: getattr(member, name) for name in CAPS} | {"role": member.role, "credits_max": ""}
+    if member.microcredits_max is not None:
+        typed["credits_max"] = to_exact_credits(member.microcredits_max)
     if sent is not None:
         typed = {name: sent.text(name) for name in typed}
     return page(
@@ -169,7 +175,7 @@ def _leaving_page(
     allocation_id: str,
     error: AllocationsError | None = None,
 ) -> Response:
-    detail = services.reports.allocation(identity.actor, allocation_id)
+    detail = services.reports.outline(identity.actor, allocation_id)
     _place(detail, identity.name)
     return page(
         request,

@@ -33,4 +33,5 @@ def show_policy(
         per_hour=per_hour,
         seconds_per_hour=SECONDS_PER_HOUR,
         effective=prices.effective.isoformat(),
+        later=[one for one in services.policy.prices if one.effective > now],
     )

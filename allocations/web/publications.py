@@ -64,7 +64,7 @@ def _show(
     chosen: list[str] | None = None,
 ) -> Response:
     own = services.reports.allocations_of(reader.name)
-    only = services.reports.allocation(reader.actor, allocation_id).allocation if allocation_id else None
+    only = services.reports.outline(reader.actor, allocation_id).allocation if allocation_id else None
     if only is not None and only.id not in {one.id for one in own}:
         own = [only, *own]
     return page(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData, UploadFile
 
 from allocations.api.identity import (
@@ -17,6 +19,7 @@ from allocations.api.identity import (
     STATE_COOKIE,
     STATE_SECONDS,
     HubIdentities,
+    HubUnavailableError,
     Identity,
     MissingScopeError,
     NotSignedInError,
@@ -71,6 +74,10 @@ class Sent:
         value = self.fields.get(name)
         return value.replace("\0", "").replace("\r\n", "\n") if isinstance(value, str) else ""
 
+    def texts(self, name: str) -> list[str]:
+        """Return all fields of a name as texts, as boxes that are ticked give them."""
+        return [value.replace("\0", "") for value in self.fields.getlist(name) if isinstance(value, str)]
+
     def key(self) -> str:
         """Return the form's idempotency key: sent twice, it acts once."""
         return self.text("key")
@@ -92,6 +99,7 @@ def page_needs(scope: Scope) -> Callable[[Request], Awaitable[Identity]]:
         if identity is None:
             raise SignInNeededError
         request.state.identity = identity  # an error page shows the navigation too
+        await run_in_threadpool(request.app.state.services.reviewers.saw, identity.actor)
         if not identity.has(scope):
             raise MissingScopeError(
                 "Your account does not have the role that this page needs.",
@@ -101,6 +109,13 @@ def page_needs(scope: Scope) -> Callable[[Request], Awaitable[Identity]]:
 
     visitor.scope = scope  # type: ignore[attr-defined]  # read by the test that every page names its scope
     return visitor
+
+
+async def anybody(request: Request) -> None:
+    """Let everybody in, and find out who it is for the navigation, where that can be found out."""
+    identities: HubIdentities = request.app.state.identities
+    with suppress(HubUnavailableError):
+        request.state.identity = await identities.from_session(request)
 
 
 def form_needs(scope: Scope) -> Callable[[Request], AsyncIterator[Sent]]:
@@ -140,7 +155,7 @@ def local_path(url: str, prefix: str) -> str:
 async def send_to_sign_in(request: Request, _error: Exception) -> Response:
     """Answer SignInNeededError: a page goes to the hub and comes back; a form or a live part says what to do."""
     prefix: str = request.app.state.prefix
-    if request.headers.get("hx-request") == "true":
+    if request.headers.get("hx-request") == "true" and request.method == "GET":
         return Response(status_code=401, headers={"HX-Refresh": "true"})
     if request.method != "GET":
         error = NotSignedInError(
@@ -195,14 +210,14 @@ def _keep(request: Request, response: Response, name: str, value: str, seconds: 
         value,
         max_age=seconds,
         path=request.app.state.prefix,
-        secure=_came_by_https(request),
+        secure=came_by_https(request),
         httponly=True,
         samesite="lax",
     )
 
 
-def _came_by_https(request: Request) -> bool:
-    """Whether the browser did, by the first of the proxies' words: each of them adds how it was reached itself.
+def came_by_https(request: Request) -> bool:
+    """Say whether the browser did, by the first of the proxies' words: each of them adds how it was reached itself.
 
     Whoever forges it for a request of their own changes nothing but their own cookie.
     """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,28 +14,39 @@ from fastapi.responses import Response
 from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
 from allocations.db.idempotency import IdempotencyKey
-from allocations.errors import AllocationsError, IdempotencyConflictError, InvalidInputError
+from allocations.errors import AllocationsError, IdempotencyConflictError, InvalidInputError, NotFoundError
+from allocations.runs.files import INPUT
 from allocations.runs.service import Submission
 from allocations.web.examples import ExampleNotebooks
 from allocations.web.formats import SECONDS_PER_MINUTE
-from allocations.web.forms import to_notebook, to_parameters, to_seconds
+from allocations.web.forms import to_notebook, to_parameter_lines, to_parameters, to_seconds
 from allocations.web.render import new_key, page, see
 from allocations.web.session import Sent, form_needs, page_needs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from allocations.runs.models import RunView
+
 log = logging.getLogger(__name__)
 router = APIRouter()
+FIELDS = ("notebook", "again", "choice", "image", "parameters", "minutes", "key")
 SEPARATOR = "::"  # between the allocation and the size of a choice
 UPLOAD = "upload"
+AGAIN = "again"
 
 
 @router.get("/runs/new")
 def show_form(
-    request: Request, services: Wired, runner: Annotated[Identity, Depends(page_needs(Scope.RUN))], example: str = ""
+    request: Request,
+    services: Wired,
+    runner: Annotated[Identity, Depends(page_needs(Scope.RUN))],
+    example: str = "",
+    again: str = "",
 ) -> Response:
-    """Show the form, with an example chosen when the address names one."""
+    """Show the form, with an example chosen when the address names one, or filled in as a run was."""
+    if again:
+        return _form(request, services, runner, _values_of(services.runs.get(runner.name, again)))
     examples: ExampleNotebooks = request.app.state.examples
     names = [found.name for found in examples.all()]
     first = example if example in names else next(iter(names), UPLOAD)
@@ -44,7 +57,7 @@ def show_form(
 @router.post("/runs")
 def submit(request: Request, services: Wired, sent: Annotated[Sent, Depends(form_needs(Scope.RUN))]) -> Response:
     """Queue a run; the form's key makes sent twice one run."""
-    values = {name: sent.text(name) for name in ("notebook", "choice", "image", "parameters", "minutes", "key")}
+    values = {name: sent.text(name) for name in FIELDS}
     try:
         submission = _to_submission(request, services, sent)
         body: dict[str, Any] = asdict(submission)
@@ -77,6 +90,10 @@ def _to_submission(request: Request, services: Wired, sent: Sent) -> Submission:
 
 def _to_notebook(request: Request, services: Wired, sent: Sent) -> tuple[str, Mapping[str, Any]]:
     choice = sent.text("notebook")
+    bytes_max = services.policy.runs.notebook_max_bytes
+    if choice == AGAIN:
+        run = services.runs.get(sent.identity.name, sent.text("again"))
+        return run.name, to_notebook(services.runs.read_file(run.person, run.id, INPUT, bytes_max), bytes_max)
     if choice != UPLOAD:
         examples: ExampleNotebooks = request.app.state.examples
         return choice, examples.notebook(choice)
@@ -84,7 +101,22 @@ def _to_notebook(request: Request, services: Wired, sent: Sent) -> tuple[str, Ma
     if upload is None:
         raise InvalidInputError("No notebook is chosen.", "Choose an .ipynb file, or one of the examples.")
     name, content = upload
-    return name, to_notebook(content, services.policy.runs.notebook_max_bytes)
+    return name, to_notebook(content, bytes_max)
+
+
+def _values_of(run: RunView) -> dict[str, str]:
+    """Return what the form would have held for a run."""
+    parameters, left_out = to_parameter_lines(run.parameters)
+    return {
+        "notebook": AGAIN,
+        "again": run.id,
+        "choice": f"{run.allocation}{SEPARATOR}{run.size}",
+        "image": run.image,
+        "parameters": parameters,
+        "left_out": ", ".join(left_out),
+        "minutes": str(math.ceil(run.max_seconds / SECONDS_PER_MINUTE)),
+        "key": new_key(),
+    }
 
 
 def _form(
@@ -97,6 +129,10 @@ def _form(
     options = services.offers.start_options(runner.name, is_server=False)
     default = f"{options.default.allocation}{SEPARATOR}{options.default.size}" if options.default else ""
     examples: ExampleNotebooks = request.app.state.examples
+    repeated = None
+    if values.get("again"):
+        with suppress(NotFoundError):
+            repeated = services.runs.get(runner.name, values["again"])
     return page(
         request,
         "submission.html",
@@ -104,8 +140,10 @@ def _form(
         options=options,
         startable=options.agreement.accepted and any(offer.usable for offer in options.allocations),
         examples=examples.all(),
-        values={"choice": default, "image": "", "parameters": ""} | dict(values),
+        repeated=repeated,
+        values={"choice": default, "image": "", "parameters": "", "left_out": ""} | dict(values),
         longest_minutes=services.policy.runs.longest_seconds // SECONDS_PER_MINUTE,
         separator=SEPARATOR,
         upload=UPLOAD,
+        again=AGAIN,
     )

@@ -12,7 +12,7 @@ from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
 from allocations.errors import AllocationsError, InvalidInputError, NotAllowedError, UnknownAllocationError
 from allocations.lifecycle.models import AllocationState
-from allocations.reports.allocations import AllocationDetail, AllocationView
+from allocations.reports.allocations import AllocationOutline, AllocationView
 from allocations.web.allocation import after
 from allocations.web.ending import ending
 from allocations.web.forms import to_microcredits, to_whole_or_none
@@ -28,7 +28,7 @@ RequesterForm = Annotated[Sent, Depends(form_needs(Scope.REQUEST))]
 class Part:
     """A sub-allocation, and what it is a part of, as who manages the latter sees them."""
 
-    detail: AllocationDetail
+    detail: AllocationOutline
     parent: AllocationView
     siblings: list[AllocationView]
 
@@ -56,6 +56,21 @@ def divide(request: Request, allocation_id: str, services: Wired, sent: Requeste
         )
 
     return after(request, services, sent, allocation_id, carry_out, "divide", "divided")
+
+
+@router.post("/moves")
+def move_between(request: Request, allocation_id: str, services: Wired, sent: RequesterForm) -> Response:
+    """Move budget between two direct parts of this allocation."""
+
+    def carry_out() -> None:
+        source, target = sent.text("source"), sent.text("target")
+        tree = services.reports.outline(sent.identity.actor, allocation_id).tree
+        if source not in {node.id for node in tree if node.parent == allocation_id}:
+            raise InvalidInputError("It is not said from which part.", "Choose one of the list.")
+        amount = to_microcredits(sent.text("amount"), "Amount")
+        services.tree.move(sent.identity.actor, source, target, amount, idempotency_key=sent.key() or None)
+
+    return after(request, services, sent, allocation_id, carry_out, "move", "moved")
 
 
 @router.get("/share")
@@ -112,7 +127,7 @@ def _part(services: Wired, identity: Identity, allocation_id: str) -> Part:
 
     UnknownAllocationError for who does not belong to the part, NotAllowedError for who only does that.
     """
-    detail = services.reports.allocation(identity.actor, allocation_id)
+    detail = services.reports.outline(identity.actor, allocation_id)
     if detail.allocation.parent is None:
         raise NotAllowedError(
             f"“{detail.allocation.name}” is a whole allocation: its limit is awarded, not set.",
@@ -122,7 +137,7 @@ def _part(services: Wired, identity: Identity, allocation_id: str) -> Part:
         f"Only leads and managers of what “{detail.allocation.name}” is a part of may do this.", "Ask one of them."
     )
     try:
-        above = services.reports.allocation(identity.actor, detail.allocation.parent)
+        above = services.reports.outline(identity.actor, detail.allocation.parent)
     except UnknownAllocationError:
         raise may_not from None
     if not above.may_manage:

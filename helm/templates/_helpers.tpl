@@ -57,10 +57,12 @@ imagePullSecrets:
 priorityClassName: {{ include "meridian.clusterName" $root }}-core
 {{- end }}
 securityContext:
-  runAsNonRoot: true
   runAsUser: {{ $uid }}
   runAsGroup: {{ $uid }}
+  {{- if $uid }}
+  runAsNonRoot: true
   fsGroup: {{ $uid }}
+  {{- end }}
   {{- if eq $component "batch" }}
   # To give runs' folders to the group that people's pods have.
   supplementalGroups: [{{ $root.Values.singleuser.fsGid }}]
@@ -251,6 +253,15 @@ http://{{ include "meridian.fullname" . }}-proxy-public:{{ .Values.proxy.service
 {{- else -}}
 {{ .Values.proxy.external.url }}
 {{- end }}
+{{- end }}
+
+{{/* Where people open the platform; empty where no value says so. Of several hosts, none is the platform's. */}}
+{{- define "meridian.publicUrl" -}}
+{{- $url := .Values.hub.publicUrl | default .Values.worker.mail.platformUrl }}
+{{- if and (not $url) .Values.ingress.enabled .Values.ingress.tls (eq (len .Values.ingress.hosts) 1) }}
+{{- $url = printf "https://%s" (first .Values.ingress.hosts) }}
+{{- end }}
+{{- trimSuffix "/" $url }}
 {{- end }}
 
 {{/* The source of a volume. Helm keeps a default's emptyDir beside what somebody gives in its place. */}}

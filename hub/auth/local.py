@@ -110,8 +110,8 @@ class LocalAccountsAuthenticator(Authenticator):
         config=True,
         help="""JSON file, mode 0600: {"accounts": [{"name", "password", "roles"}]}.
 
-        Roles are researcher, lead, reviewer and admin; admin makes a hub administrator. Passwords have at
-        least 8 characters. Default: the environment variable MERIDIAN_ACCOUNTS_FILE.
+        Roles are researcher, lead, reviewer and admin, the platform's administrator. Passwords have at least
+        8 characters. Default: the environment variable MERIDIAN_ACCOUNTS_FILE.
         """,
     )
 
@@ -147,12 +147,12 @@ class LocalAccountsAuthenticator(Authenticator):
             self._limiter.failed(key)
             return None
         self._limiter.succeeded(key)
-        return {"name": account.name, "admin": "admin" in account.roles}
+        return {"name": account.name}
 
     async def refresh_user(self, user: Any, handler: object | None = None) -> bool | dict[str, Any]:  # noqa: ARG002 - JupyterHub's signature
         """Signed-in people stay so while their account is in the file."""
         account = self._accounts().get(user.name)
-        return account is not None and {"name": account.name, "admin": "admin" in account.roles}
+        return account is not None and {"name": account.name}
 
     def _accounts(self) -> dict[str, Account]:
         try:

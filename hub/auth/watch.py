@@ -1,4 +1,4 @@
-"""Looks after people who have servers and no open page: when their account ends, so do the servers.
+"""Looks after people who have servers or batch runs and no open page: when their account ends, so do these.
 
 The hub itself asks the provider only when a request comes in somebody's name.
 """
@@ -9,11 +9,13 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
+from jupyterhub import orm
 from jupyterhub.handlers import BaseHandler
 from tornado.httputil import HTTPConnection, HTTPServerRequest
 
 from hub.auth.provider import ProviderUnavailableError
 from hub.auth.sessions import SignInEndedError, SignInUnconfirmedError
+from hub.client import AllocationDenied, AllocationsUnavailableError
 
 if TYPE_CHECKING:
     from hub.auth.openid import OpenIDConnectAuthenticator
@@ -25,7 +27,7 @@ AT_ONCE = 10
 
 
 class AccountWatch:
-    """Confirms everybody who has a server, within each refresh time, and stops what is nobody's any more."""
+    """Confirms everybody who has a server or a run, within each refresh time, and stops what is nobody's any more."""
 
     def __init__(self, hub: Any, authenticator: OpenIDConnectAuthenticator) -> None:
         self._hub = hub
@@ -45,22 +47,41 @@ class AccountWatch:
                 self._hub.log.exception("Nobody's account could be looked at")
 
     async def look(self, older_than_seconds: float) -> None:
-        """Confirm everybody with a server whose last confirmation is older."""
-        people = [user for user in list(self._hub.users.values()) if user.active]
+        """Confirm everybody with a server or batch runs whose last confirmation is older."""
+        with_runs = await self._with_runs()
+        people = [user for user in list(self._hub.users.values()) if user.active or user.name in with_runs]
+        loaded = {user.name for user in people}
+        # Whom the hub does not know has no account that could have ended: it may have lost its database.
+        people += [
+            self._hub.users[found]
+            for name in sorted(with_runs - loaded)
+            if (found := orm.User.find(self._hub.db, name)) is not None
+        ]
         results = await asyncio.gather(
-            *(self._look_at(user, older_than_seconds) for user in people), return_exceptions=True
+            *(self._look_at(user, older_than_seconds, has_runs=user.name in with_runs) for user in people),
+            return_exceptions=True,
         )
         for user, result in zip(people, results, strict=True):
             if isinstance(result, Exception):
                 self._hub.log.error("The account of %s could not be looked at", user.name, exc_info=result)
 
-    async def _look_at(self, user: Any, older_than_seconds: float) -> None:
+    async def _with_runs(self) -> set[str]:
+        """Who has batch runs; nobody while the service does not answer: the next look asks again."""
+        try:
+            return set(await self._authenticator.people_with_runs())
+        except (AllocationDenied, AllocationsUnavailableError) as error:
+            self._hub.log.warning("Nobody's batch runs are looked at: %s", error)
+            return set()
+
+    async def _look_at(self, user: Any, older_than_seconds: float, *, has_runs: bool) -> None:
         async with self._slots:
             confirmed = user._auth_refreshed  # noqa: SLF001  # where the hub keeps it
             if confirmed and time.monotonic() - confirmed < older_than_seconds:
                 return
             if await self._stands(user):
                 return
+            if has_runs:
+                await self._end_runs(user)
             handler = _handler(self._hub)
             for name, spawner in list(user.spawners.items()):
                 # What is on its way up or down is met at the next look.
@@ -68,8 +89,14 @@ class AccountWatch:
                     self._hub.log.warning("Stopping the server %r of %s, whose account has ended", name, user.name)
                     await handler.stop_single_user(user, name)
 
+    async def _end_runs(self, user: Any) -> None:
+        try:
+            await self._authenticator.end_runs(user.name)
+        except (AllocationDenied, AllocationsUnavailableError) as error:
+            self._hub.log.warning("The batch runs of %s, whose account has ended, go on: %s", user.name, error)
+
     async def _stands(self, user: Any) -> bool:
-        """Whether the servers may go on; what changed at the provider is taken over."""
+        """Whether servers and runs may go on; what changed at the provider is taken over."""
         try:
             model = await self._authenticator.confirm(user)
         except SignInEndedError:

@@ -21,6 +21,7 @@ from hub.batch.model import RunError, RunResult, to_text
 from hub.spawner.manifests import (
     NOTEBOOK,
     NVIDIA_GPU,
+    PATH_VARIABLES,
     PERSON,
     Mount,
     PodTerms,
@@ -118,6 +119,10 @@ class JobSettings(BaseModel):
     start_seconds: int = 900
     image_seconds: int = 120
 
+    def seen_by(self, lease: Lease) -> list[VolumeTerms]:
+        """Return the volumes that runs of a lease's tier see."""
+        return [one for one in self.mounts if one.tiers is None or lease.tier in one.tiers]
+
 
 def job_name(run_id: str, attempt: int) -> str:
     """The name of an attempt's Job, by which whoever comes later finds it."""
@@ -132,9 +137,7 @@ def make_job(run: Run, lease: Lease, terms: JobSettings, executor: str, runner: 
         _pod(run, lease, terms, runner),
         PodTerms(
             lease=lease,
-            mounts=tuple(
-                volume.mount(run) for volume in terms.mounts if volume.tiers is None or lease.tier in volume.tiers
-            ),
+            mounts=tuple(volume.mount(run) for volume in terms.seen_by(lease)),
             gpu_resource=terms.gpu_resource,
             gpu_nodes=terms.gpu_nodes,
             priority_class=terms.tier_priority_classes.get(lease.tier, ""),
@@ -188,7 +191,7 @@ def _pod(run: Run, lease: Lease, terms: JobSettings, runner: str) -> V1Pod:
         "command": [terms.python, RUNNER_PATH, RUN_PATH, str(run.attempt), "$(MERIDIAN_POD)"],
         "workingDir": terms.home_path,
         "env": [
-            *({"name": name, "value": value} for name, value in (terms.environment | _environment(run, terms)).items()),
+            *({"name": name, "value": value} for name, value in _environment(run, lease, terms).items()),
             {"name": "MERIDIAN_POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
         ],
         "volumeMounts": [
@@ -210,9 +213,12 @@ def _pod(run: Run, lease: Lease, terms: JobSettings, runner: str) -> V1Pod:
     return V1Pod(metadata=V1ObjectMeta(finalizers=[FINALIZER]), spec=get_k8s_model(V1PodSpec, spec))
 
 
-def _environment(run: Run, terms: JobSettings) -> dict[str, str]:
+def _environment(run: Run, lease: Lease, terms: JobSettings) -> dict[str, str]:
     devices = {} if run.resources.gpus else {"NVIDIA_VISIBLE_DEVICES": "void"}
+    paths = {PATH_VARIABLES[one.name]: one.path for one in terms.seen_by(lease) if one.name in PATH_VARIABLES}
     return {
+        **terms.environment,
+        **paths,
         "HOME": terms.home_path,
         "USER": run.person,
         "LOGNAME": run.person,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -21,7 +21,8 @@ ALLOCATIONS_PATH = "/services/allocations/"
 class Installation:
     """Where the hub's neighbours are and who has which role, as one of the modes has found it.
 
-    `reviewers` and `administrators` are members of roles: lists of names under `users` and `groups`.
+    `reviewers` and `administrators` are members of roles: lists of names under `users` and `groups`. So are
+    `hub_administrators`, of JupyterHub's own role `admin`, which can be anybody: nobody, unless the hub is not ours.
     """
 
     allocations_root: str
@@ -29,6 +30,9 @@ class Installation:
     pending_settles_dir: str
     reviewers: Mapping[str, list[str]]
     administrators: Mapping[str, list[str]]
+    hub_administrators: Mapping[str, list[str]] = field(
+        default_factory=lambda: {"users": [], "groups": [], "services": []}
+    )
 
 
 def refuse(sentence: str) -> SystemExit:

@@ -10,6 +10,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from hub.auth.administrators import TrialAuthenticator
+from hub.modes.administrators import take_administrators
 from hub.modes.environment import ALLOCATIONS_PATH, Installation, names, port, refuse, required, settings_by_class
 from hub.spawner.kube import KubeAllocationSpawner
 
@@ -42,19 +44,18 @@ def configure(c: Any) -> Installation:
         c[name].update(traits)
     if "authenticator_class" not in c.JupyterHub:
         raise refuse("JupyterHub.authenticator_class is not set: say under hub.config how people sign in.")
-    administrators = set(c.Authenticator.get("admin_users", []))
     return Installation(
         allocations_root=allocations_root,
         allocations_url=f"{allocations_root}{ALLOCATIONS_PATH}".rstrip("/"),
         pending_settles_dir=str(state / "pending-settles"),
         reviewers={"users": names("MERIDIAN_REVIEWERS"), "groups": names("MERIDIAN_REVIEWER_GROUPS")},
-        administrators={"users": sorted(administrators), "groups": names("MERIDIAN_ADMIN_GROUPS")},
+        administrators={"users": take_administrators(c), "groups": names("MERIDIAN_ADMIN_GROUPS")},
     )
 
 
 def _sign_in_for_trials(c: Any, password: str, admin_password: str) -> None:
     """Let everybody in with one password, and the administrators with another."""
-    c.JupyterHub.authenticator_class = "shared-password"
+    c.JupyterHub.authenticator_class = TrialAuthenticator
     c.SharedPasswordAuthenticator.user_password = password
     c.SharedPasswordAuthenticator.admin_password = admin_password
     c.Authenticator.admin_users = set(names("MERIDIAN_TRIAL_ADMINS"))

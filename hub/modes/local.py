@@ -9,6 +9,7 @@ from typing import Any
 from hub.auth.local import AccountsFileError, LocalAccountsAuthenticator, read_accounts
 from hub.auth.openid import OpenIDConnectAuthenticator
 from hub.auth.presets import CILogonAuthenticator, MystAuthenticator, OrcidAuthenticator
+from hub.modes.administrators import take_administrators
 from hub.modes.environment import (
     ALLOCATIONS_PATH,
     LOOPBACK,
@@ -95,7 +96,7 @@ def _sign_in(c: Any) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
             c[name].update(traits)
     reviewers = {"users": names("MERIDIAN_REVIEWERS"), "groups": names("MERIDIAN_REVIEWER_GROUPS")}
     administrators = {
-        "users": sorted(c.Authenticator.get("admin_users", [])),
+        "users": take_administrators(c),
         "groups": names("MERIDIAN_ADMIN_GROUPS"),
     }
     return reviewers, administrators
@@ -110,5 +111,6 @@ def _sign_in_by_accounts(c: Any) -> tuple[dict[str, list[str]], dict[str, list[s
     c.JupyterHub.authenticator_class = LocalAccountsAuthenticator
     c.LocalAccountsAuthenticator.accounts_file = path
     reviewers = sorted(account.name for account in accounts if "reviewer" in account.roles)
-    administrators = sorted(account.name for account in accounts if "admin" in account.roles)
+    c.Authenticator.admin_users = {account.name for account in accounts if "admin" in account.roles}
+    administrators = take_administrators(c)
     return {"users": reviewers}, {"users": administrators}

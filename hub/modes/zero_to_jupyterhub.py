@@ -34,12 +34,15 @@ def configure(c: Any) -> None:
             "in people's pods, which they do not allow. Our NetworkPolicy blocks the address."
         )
     c.JupyterHub.spawner_class = KubeAllocationSpawner
+    administrators = {"users": sorted(c.Authenticator.get("admin_users", [])), "groups": []}
     installation = Installation(
         allocations_root=allocations_root,
         allocations_url=f"{allocations_root}{ALLOCATIONS_PATH}".rstrip("/"),
         pending_settles_dir=str(Path(os.environ.get("MERIDIAN_STATE", STATE)) / "pending-settles"),
         reviewers={"users": [], "groups": []},
-        administrators={"users": sorted(c.Authenticator.get("admin_users", [])), "groups": []},
+        administrators=administrators,
+        # Whom an installer makes the hub's own stays so.
+        hub_administrators=administrators,
     )
     configuration.configure(c, installation, local=False)
     configuration.begin(installation, local=False)

@@ -15,6 +15,7 @@ from hub.spawner.choice import FIELDS, from_form
 from hub.spawner.manifests import (
     HUB,
     NVIDIA_GPU,
+    PATH_VARIABLES,
     Mount,
     PodTerms,
     beyond_lease,
@@ -27,6 +28,7 @@ from hub.spawner.manifests import (
 from hub.spawner.mixin import AllocationSpawnerMixin, render_options_form
 from hub.spawner.pages import refusal
 from hub.spawner.pods import NO_ANSWER, LeasePodReflector, ObservedKubeSpawner, lease_of
+from hub.spawner.rescue import POD_FOLDER, POD_TMP
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -77,15 +79,26 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
         """,
     )
 
+    home_source = Dict(
+        config=True,
+        help="""A volume's source for everybody's homes, as in `{"persistentVolumeClaim": {"claimName": "homes"}}`.
+
+        Each person sees a folder of their own in it, by their name or, where that is no label of Kubernetes, a hash
+        of it. Empty: homes are as `storage_pvc_ensure` or `volumes` say.
+        """,
+    )
+
     scratch_source = Dict(
         config=True,
         help="""A volume's source for scratch space, as in `{"emptyDir": {"sizeLimit": "100Gi"}}`; empty for none.
 
-        Of a claim that people share, each sees a folder of their own.
+        Of a claim that all share, each allocation sees a folder of its own.
         """,
     )
 
-    scratch_path = Unicode("/scratch", config=True, help="Where a server sees scratch space.")
+    scratch_path = Unicode(
+        "/scratch", config=True, help="Where a server sees scratch space; also its MERIDIAN_SCRATCH."
+    )
 
     shared_source = Dict(
         config=True,
@@ -95,7 +108,9 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
         """,
     )
 
-    shared_path = Unicode("/shared", config=True, help="Where a server sees what its allocation shares.")
+    shared_path = Unicode(
+        "/shared", config=True, help="Where a server sees what its allocation shares; also its MERIDIAN_SHARED."
+    )
 
     shared_tiers = List(Unicode(), ["consortium"], config=True, help="Tiers whose allocations share a volume.")
 
@@ -212,6 +227,10 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
             self.image = lease.image_reference
         self._lease = lease
 
+    def rescue_folders(self) -> tuple[str, str]:
+        """Both on the volume that the pod of a rescue server has on /tmp."""
+        return POD_FOLDER, POD_TMP
+
     def reported_start(self) -> datetime | None:
         """When the container first ran, as the API server shows it; None before."""
         pod = self.watched_pod
@@ -284,7 +303,8 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
         env: dict[str, Any] = super().get_env()
         if self._lease is not None and not self._lease.resources.gpus:
             env.setdefault("NVIDIA_VISIBLE_DEVICES", "void")
-        return env
+        paths = {mount.name: mount.path for mount in self._mounts(self._lease)} if self._lease else {}
+        return env | {variable: paths[name] for name, variable in PATH_VARIABLES.items() if name in paths}
 
     async def _make_create_pvc_request(self, pvc: V1PersistentVolumeClaim, request_timeout: float) -> bool:
         """KubeSpawner's last step for the claim of a home, which gets its person's name here."""
@@ -316,11 +336,13 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
 
     def _mounts(self, lease: Lease) -> list[Mount]:
         mounts = []
-        if self.storage_pvc_ensure:
+        if self.home_source:
+            mounts.append(Mount("home", self.home_source, self.home_path).part(label_value(lease.person)))
+        elif self.storage_pvc_ensure:
             mounts.append(Mount("home", {"persistentVolumeClaim": {"claimName": self.pvc_name}}, self.home_path))
         if self.scratch_source:
             mount = Mount("scratch", self.scratch_source, self.scratch_path)
-            mounts.append(mount.part(label_value(lease.person)) if mount.claim else mount)
+            mounts.append(mount.part(label_value(lease.allocation)) if mount.claim else mount)
         if self.shared_source and lease.tier in self.shared_tiers:
             mounts.append(Mount("shared", self.shared_source, self.shared_path).part(label_value(lease.allocation)))
         return mounts

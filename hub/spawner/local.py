@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from tempfile import gettempdir, mkdtemp
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from jupyterhub.spawner import SimpleLocalProcessSpawner
-from traitlets import Unicode, default
+from traitlets import List, Unicode, default
 
-from hub.spawner.homes import InvalidHomeError, home_path, prepare_home
+from hub.spawner.homes import InvalidHomeError, home_path, prepare_folder, prepare_home
 from hub.spawner.mixin import AllocationSpawnerMixin
 from hub.spawner.pages import refusal
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hub.client import Lease
+
 IDENTITY_KEY = "process_identity"
+RESCUE_KEY = "rescue_folder"
 # JupyterLab would ask each person whether it may call home for news, and offer updates that they can't install.
 LAB_CONFIG = Path(__file__).parent / "lab_config"
+# JupyterLab's extension; in images it is among the environment's own.
+LAB_SHARE = Path(__file__).parents[1] / "lab" / "share"
 ENVIRONMENT_KEPT = ["LANG", "LC_ALL", "PATH", "TMPDIR", "TZ"]
 
 
@@ -32,6 +43,24 @@ class LocalAllocationSpawner(AllocationSpawnerMixin, SimpleLocalProcessSpawner):
         Default: the environment variable MERIDIAN_HOMES.
         """,
     )
+
+    scratch_dir = Unicode(
+        config=True,
+        help="""Directory under which each allocation has scratch space; empty for none.
+
+        A server sees its own as MERIDIAN_SCRATCH. Default: the environment variable MERIDIAN_SCRATCH_FOLDERS.
+        """,
+    )
+
+    shared_dir = Unicode(
+        config=True,
+        help="""Directory under which each allocation has what its members share; empty for none.
+
+        A server sees its own as MERIDIAN_SHARED. Default: the environment variable MERIDIAN_SHARED_FOLDERS.
+        """,
+    )
+
+    shared_tiers = List(Unicode(), ["consortium"], config=True, help="Tiers whose allocations share a folder.")
 
     examples_dir = Unicode(
         config=True,
@@ -59,10 +88,21 @@ class LocalAllocationSpawner(AllocationSpawnerMixin, SimpleLocalProcessSpawner):
     )
 
     _identity = ""
+    _folders: Mapping[str, str] = MappingProxyType({})
+    # Where a rescue server writes; empty while there is none.
+    _rescue_folder = ""
 
     @default("homes_dir")
     def _default_homes_dir(self) -> str:
         return os.environ["MERIDIAN_HOMES"]
+
+    @default("scratch_dir")
+    def _default_scratch_dir(self) -> str:
+        return os.environ.get("MERIDIAN_SCRATCH_FOLDERS", "")
+
+    @default("shared_dir")
+    def _default_shared_dir(self) -> str:
+        return os.environ.get("MERIDIAN_SHARED_FOLDERS", "")
 
     @default("examples_dir")
     def _default_examples_dir(self) -> str:
@@ -85,6 +125,16 @@ class LocalAllocationSpawner(AllocationSpawnerMixin, SimpleLocalProcessSpawner):
     def _default_home_dir(self) -> str:
         return str(home_path(Path(self.homes_dir), self.user.name))
 
+    def apply_lease(self, lease: Lease) -> None:
+        """Give the server what the lease pays for, and the folders of its allocation."""
+        super().apply_lease(lease)
+        shared_dir = self.shared_dir if lease.tier in self.shared_tiers else ""
+        self._folders = {
+            variable: str(prepare_folder(Path(root), lease.allocation))
+            for variable, root in (("MERIDIAN_SCRATCH", self.scratch_dir), ("MERIDIAN_SHARED", shared_dir))
+            if root
+        }
+
     def get_args(self) -> list[str]:
         """The spawner class's arguments; a server started by root has to be told that this is intended."""
         args: list[str] = super().get_args()
@@ -95,9 +145,16 @@ class LocalAllocationSpawner(AllocationSpawnerMixin, SimpleLocalProcessSpawner):
         env = super().get_env()
         env["PATH"] = os.pathsep.join([str(Path(sys.prefix) / "bin"), env.get("PATH", os.defpath)])
         env["JUPYTER_CONFIG_PATH"] = str(LAB_CONFIG)
+        env["JUPYTER_PATH"] = str(LAB_SHARE)
         if self.meridian_url:
             env["MERIDIAN_URL"] = self.meridian_url
-        return env
+        return env | dict(self._folders)
+
+    def rescue_folders(self) -> tuple[str, str]:
+        """A folder of the server's own on /tmp, which goes with it."""
+        if not self._rescue_folder:
+            self._rescue_folder = mkdtemp(prefix="meridian-rescue-", dir=gettempdir())
+        return self._rescue_folder, self._rescue_folder
 
     async def start(self) -> Any:
         """Make the home, then start within a lease."""
@@ -121,6 +178,7 @@ class LocalAllocationSpawner(AllocationSpawnerMixin, SimpleLocalProcessSpawner):
         """Take up the process with the identity that tells it from a later one of the same number."""
         super().load_state(state)
         self._identity = state.get(IDENTITY_KEY, "")
+        self._rescue_folder = state.get(RESCUE_KEY, "")
 
     def get_state(self) -> dict[str, Any]:
         """The process id, the identity of its process, and the lease."""
@@ -129,12 +187,17 @@ class LocalAllocationSpawner(AllocationSpawnerMixin, SimpleLocalProcessSpawner):
             # Read once, while the process is surely ours.
             self._identity = self._identity or _process_identity(self.pid)
             state[IDENTITY_KEY] = self._identity
+        if self._rescue_folder:
+            state[RESCUE_KEY] = self._rescue_folder
         return state
 
     def clear_state(self) -> None:
         """Forget the process."""
         super().clear_state()
         self._identity = ""
+        if self._rescue_folder:
+            shutil.rmtree(self._rescue_folder, ignore_errors=True)
+            self._rescue_folder = ""
 
     async def _signal(self, sig: int) -> bool:
         """Signal our process only: after a restart of the hub its number may be another's, or a zombie's.

@@ -26,6 +26,8 @@ from kubernetes_asyncio.client.models import (
 )
 from kubespawner.utils import get_k8s_model
 
+from hub.spawner.rescue import POD_FOLDER, POD_TMP, RESCUE, TMP_VOLUME, rescue_arguments
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
@@ -45,6 +47,9 @@ NVIDIA_GPU = "nvidia.com/gpu"
 USER = 1000
 GROUP = 100
 EPHEMERAL_STORAGE = "ephemeral-storage"
+# By which servers and runs find what their allocation has, by the names of the volumes.
+PATH_VARIABLES = {"scratch": "MERIDIAN_SCRATCH", "shared": "MERIDIAN_SHARED"}
+SINGLEUSER = "jupyterhub-singleuser"
 
 # https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -164,6 +169,8 @@ def bind_pod(pod: V1Pod, terms: PodTerms) -> tuple[V1Pod, tuple[str, ...]]:
         if container is not notebook:
             beyond += _take_unpaid(container, terms.unpriced_resources)
     _place(pod, terms)
+    if lease.size == RESCUE:
+        _rescue(pod)
     _mount(pod, terms.mounts)
     deadline = deadline_seconds(lease)
     if deadline is not None:
@@ -240,6 +247,14 @@ def _place(pod: V1Pod, terms: PodTerms) -> None:
     toleration = V1Toleration(key=terms.gpu_resource, operator="Exists", effect="NoSchedule")
     if toleration not in (pod.spec.tolerations or []):
         pod.spec.tolerations = [*(pod.spec.tolerations or []), toleration]
+
+
+def _rescue(pod: V1Pod) -> None:
+    """Let the server write outside of the home, and start by itself: an image's own start may write into the home."""
+    notebook = notebook_of(pod)
+    if not notebook.args:
+        notebook.args = [SINGLEUSER, *rescue_arguments(POD_FOLDER)]
+    _mount(pod, (Mount("rescue", TMP_VOLUME, POD_TMP),))
 
 
 def _mount(pod: V1Pod, mounts: Iterable[Mount]) -> None:

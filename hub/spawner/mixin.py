@@ -13,6 +13,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from jupyterhub.objects import Server
 from jupyterhub.spawner import Spawner, SpawnException
 from jupyterhub.utils import maybe_future
 from traitlets import Float, Instance, Unicode, default
@@ -29,7 +30,9 @@ from hub.spawner.pages import (
     to_refusal,
 )
 from hub.spawner.pending import PendingSettle, PendingSettleQueue
+from hub.spawner.prompt import PromptServer
 from hub.spawner.record import STATE_KEY, LeaseRecord, utc_now
+from hub.spawner.rescue import RESCUE, rescue_arguments, rescue_environment
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -44,6 +47,11 @@ THREAD_LIMITS = (
     "NUMEXPR_NUM_THREADS",
     "VECLIB_MAXIMUM_THREADS",
 )
+# What a home's state at admission means for the server that starts.
+HOME_WARNINGS = {
+    "over limit": "Your home is over its limit: delete or move files before it is locked",
+    "locked": "Your home is locked: delete or move files, and servers start again",
+}
 
 
 @functools.cache
@@ -143,6 +151,33 @@ class AllocationSpawnerMixin(Spawner):
         # start() reads the options itself; without a callable here JupyterHub warns that nobody does.
         return lambda _spawner, _user_options: None
 
+    @property
+    def server(self) -> Server | None:
+        """What JupyterHub knows of the server's address; None where it has none."""
+        server = super().server
+        if type(server) is Server:
+            # JupyterHub goes on with the very object that it has made, and tells that where the server listens.
+            server.__class__ = PromptServer
+        return server
+
+    @server.setter
+    def server(self, server: Server | None) -> None:
+        Spawner.server.fset(self, server)
+
+    @property
+    def lease_id(self) -> str | None:
+        """The lease that the server runs under, None while there is none."""
+        return self._record.lease_id if self._record else None
+
+    @property
+    def is_rescue(self) -> bool:
+        """Whether the server is for freeing space in a home that is full or locked."""
+        return self._record is not None and self._record.request.size == RESCUE
+
+    def rescue_folders(self) -> tuple[str, str]:
+        """A folder that a rescue server makes for what would go into the home, and one that is there for the rest."""
+        raise NotImplementedError
+
     async def choice_options(self) -> object:
         """The options that are a choice; extend where the spawner class has options of its own."""
         return self.user_options
@@ -235,6 +270,8 @@ class AllocationSpawnerMixin(Spawner):
             await asyncio.sleep(0.2)
         else:
             yield {"progress": 30, "message": _progress_sentence(record)}
+            if record.home_state in HOME_WARNINGS:
+                yield {"progress": 32, "message": HOME_WARNINGS[record.home_state]}
         async for event in super().progress():
             yield event
 
@@ -252,6 +289,11 @@ class AllocationSpawnerMixin(Spawner):
             state[STATE_KEY] = self._record.to_state()
         return state
 
+    def get_args(self) -> list[str]:
+        """The spawner class's arguments; what is deleted by a rescue server is gone at once."""
+        args: list[str] = super().get_args()
+        return [*args, *rescue_arguments(self.rescue_folders()[0])] if self.is_rescue else args
+
     def get_env(self) -> dict[str, str]:
         """The spawner class's environment with the lease's names and its limits on threads."""
         env: dict[str, str] = super().get_env()
@@ -260,7 +302,8 @@ class AllocationSpawnerMixin(Spawner):
             return env
         threads = str(max(1, int(record.resources.cores)))
         names = {"MERIDIAN_ALLOCATION": record.request.allocation, "MERIDIAN_SIZE": record.request.size}
-        return env | dict.fromkeys(THREAD_LIMITS, threads) | names
+        env |= dict.fromkeys(THREAD_LIMITS, threads) | names
+        return env | rescue_environment(*self.rescue_folders()) if self.is_rescue else env
 
     async def _resolve_choice(self) -> Choice:
         try:

@@ -15,11 +15,16 @@ from hub.client import AllocationDenied, AllocationsUnavailableError
 from hub.spawner.choice import SEPARATOR, Choice
 
 if TYPE_CHECKING:
-    from hub.client import StartOptions
+    from hub.client import AllocationOption, StartOptions
 
 MICROCREDITS_PER_CREDIT = 1_000_000
 TRY_AGAIN = (
     "The allocations service does not answer, so no server can be started. Try again in a minute; nothing was charged."
+)
+# Where the service explains a person's limits, and the refusals that are for one of them.
+QUOTA_URL = "/services/allocations/quota"
+LIMIT_CODES = frozenset(
+    {"size_not_allowed", "at_once_limit", "insufficient_balance", "allocation_not_active", "no_usable_choice"}
 )
 UNAVAILABLE_CODE = "allocations_unavailable"
 
@@ -44,6 +49,21 @@ def to_hours(hours: float) -> str:
     return f"{whole_minutes // 60} h {whole_minutes % 60:02d} min"
 
 
+def to_gigabytes(count_bytes: int) -> str:
+    """Bytes in GB of 10^9, rounded up to a tenth, so that what is over a limit reads so."""
+    return f"{-(-count_bytes * 10 // 10**9) / 10:,.10g} GB"
+
+
+def to_duration(seconds: float) -> str:
+    """A duration by its two largest units, as on the service's pages: `45 s`, `12 min`, `1 h 5 min`, `2 d 3 h`."""
+    whole = max(0, int(seconds))
+    for size, unit, smaller_size, smaller_unit in ((86400, "d", 3600, "h"), (3600, "h", 60, "min")):
+        if whole >= size:
+            rest = whole % size // smaller_size
+            return f"{whole // size:,} {unit}" + (f" {rest} {smaller_unit}" if rest else "")
+    return f"{whole // 60} min" if whole >= 60 else f"{whole} s"  # noqa: PLR2004 - seconds of a minute
+
+
 _environment = Environment(
     loader=PackageLoader("hub", "templates"),
     autoescape=True,
@@ -51,7 +71,7 @@ _environment = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_environment.filters |= {"credits": to_credits, "plain": to_plain, "hours": to_hours}
+_environment.filters |= {"credits": to_credits, "plain": to_plain, "hours": to_hours, "gigabytes": to_gigabytes}
 
 
 def render_start_form(options: StartOptions, chosen: Choice) -> str:
@@ -62,16 +82,37 @@ def render_start_form(options: StartOptions, chosen: Choice) -> str:
         for size in allocation.sizes
         if options.agreement.accepted and allocation.usable and size.usable
     }
-    marked = (chosen.allocation, chosen.size)
+    rescues = [
+        (allocation.id, allocation.rescue.name)
+        for allocation in options.allocations
+        if options.agreement.accepted and allocation.rescue is not None and allocation.rescue.usable
+    ]
+    marked: tuple[str | None, str | None] = (chosen.allocation, chosen.size)
     if marked not in usable:
         default = options.default
         marked = (default.allocation, default.size) if default else (None, None)
+    if rescues and options.home is not None and (options.home.is_locked or options.home.full):
+        marked = rescues[0]
     image = chosen.image if chosen.image in {image.name for image in options.images} else None
     if image is None:
         image = next((image.name for image in options.images if image.default), None)
     return _environment.get_template("start_form.html").render(
-        options=options, usable=usable, marked=marked, marked_image=image, separator=SEPARATOR
+        options=options,
+        usable=usable | set(rescues),
+        is_rescue_wanted=lambda allocation: is_rescue_wanted(options, allocation),
+        marked=marked,
+        marked_image=image,
+        separator=SEPARATOR,
+        quota_url=QUOTA_URL,
     )
+
+
+def is_rescue_wanted(options: StartOptions, allocation: AllocationOption) -> bool:
+    """Whether the home is full or locked, or nothing but a rescue server starts on the allocation."""
+    home = options.home
+    if home is not None and (home.is_locked or home.full):
+        return True
+    return allocation.rescue is not None and allocation.rescue.usable and not allocation.usable
 
 
 def render_unavailable_form() -> str:
@@ -84,7 +125,9 @@ def to_refusal(error: AllocationDenied | AllocationsUnavailableError) -> SpawnEx
     if isinstance(error, AllocationsUnavailableError):
         return refusal(TRY_AGAIN, code=UNAVAILABLE_CODE, status=503)
     text = " ".join(part for part in (error.detail, error.remedy) if part)
-    html = _environment.get_template("denial.html").render(denial=error, link=_safe_link(error.remedy_url))
+    html = _environment.get_template("denial.html").render(
+        denial=error, link=_safe_link(error.remedy_url), is_limit=error.code in LIMIT_CODES, quota_url=QUOTA_URL
+    )
     return refusal(text, code=error.code, status=403, html=html)
 
 

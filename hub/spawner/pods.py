@@ -61,13 +61,13 @@ class PodEnds:
         """Begin without any."""
         self._seen: OrderedDict[str, _Seen] = OrderedDict()
 
-    def see(self, pod: Mapping[str, Any]) -> None:
-        """Take note of a pod as the API server shows it now."""
+    def see(self, pod: Mapping[str, Any], heard_at: datetime | None = None) -> None:
+        """Take note of a pod as the API server shows it now; `heard_at`, when it last told of pods before that."""
         seen = self._of(pod)
         if seen is None:
             return
-        now = utc_now()
-        end = pod_end(pod, now)
+        now = heard_at or utc_now()
+        end = pod_end(pod, utc_now())
         if end is None:
             # Also a container that was started again after it had failed.
             seen.alive, seen.ended_at = True, None
@@ -77,12 +77,12 @@ class PodEnds:
         elif seen.alive and seen.ended_at is None:
             seen.ended_at = now
 
-    def miss(self, pod: Mapping[str, Any]) -> None:
-        """Take note that a pod, given as it was last seen, is not there any more."""
-        self.see(pod)
+    def miss(self, pod: Mapping[str, Any], heard_at: datetime | None = None) -> None:
+        """Take note that a pod, given as it was last seen, is not there any more; `heard_at` as for `see`."""
+        self.see(pod, heard_at)
         seen = self._of(pod)
         if seen is not None and seen.ended_at is None:
-            seen.ended_at = utc_now()
+            seen.ended_at = heard_at or utc_now()
 
     def end_of(self, lease_id: str) -> datetime | None:
         """When the pod of a lease ended; None while it runs, and where it ended unobserved and does not say when."""
@@ -106,14 +106,18 @@ class _WatchedPods(dict[str, Any]):
     def __init__(self, pods: Mapping[str, Any], ends: PodEnds) -> None:
         super().__init__(pods)
         self._ends = ends
+        # Until then every change has been told.
+        self.heard_at = utc_now()
 
     def __setitem__(self, name: str, pod: Any) -> None:
+        self.heard_at = utc_now()
         self._ends.see(pod)
         super().__setitem__(name, pod)
         if changed := _awaited.get(name):
             changed.set()
 
     def pop(self, name: str, default: Any = None) -> Any:
+        self.heard_at = utc_now()
         pod = super().pop(name, default)
         if pod is not None:
             self._ends.miss(pod)
@@ -130,11 +134,14 @@ class LeasePodReflector(PodReflector):
     async def _list_and_update(self, resource_version: str | None = None) -> str:
         before = self.resources
         version: str = await super()._list_and_update(resource_version)
+        # The API server may have been away for minutes: what has ended meanwhile ran until it was last told of, or a
+        # little longer, and is not charged for the rest.
+        heard_at = before.heard_at if isinstance(before, _WatchedPods) else None
         for name, pod in before.items():
             if lease_of(self.resources.get(name)) != lease_of(pod):
-                self.ends.miss(pod)
+                self.ends.miss(pod, heard_at)
         for pod in self.resources.values():
-            self.ends.see(pod)
+            self.ends.see(pod, heard_at)
         self.resources = _WatchedPods(self.resources, self.ends)
         return version
 

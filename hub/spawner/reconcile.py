@@ -41,7 +41,7 @@ from hub.spawner.pods import NO_ANSWER, LeasePodReflector, lease_of
 from hub.spawner.record import STATE_KEY, LeaseRecord, utc_now
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from sqlalchemy.orm import Session, sessionmaker
 
@@ -87,6 +87,15 @@ class LostLease:
 
 
 Finding = StrayPod | LostLease
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """When the container of a lease's pod began and ended, where that is known, and the events to find it in."""
+
+    started_at: datetime | None
+    ended_at: datetime | None
+    events: Sequence[Any] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,8 +280,13 @@ class Reconciler:
         unreported = leases.keys() - self._known().reporting
         ended |= await self._ended_of({pod.lease_id for pod in strays if pod.lease_id in unreported})
         by_lease = {lease_of(pod): pod for pod in pods}
-        for lease_id in sorted(ended):
-            await self._end(leases[lease_id], by_lease)
+        lives = {lease_id: await self._life(leases[lease_id], by_lease.get(lease_id)) for lease_id in sorted(ended)}
+        if ended:
+            # A server may have got its next lease meanwhile. Read after the events, the leases say since when these
+            # are of that one.
+            leases = {lease.id: lease for lease in await self._service.open_leases()}
+        for lease_id in sorted(ended & leases.keys()):
+            await self._end(leases[lease_id], lives[lease_id])
 
     async def _ended_of(self, lease_ids: set[str]) -> set[str]:
         """Wait until the pods of leases have ended, and return those that have within the time."""
@@ -283,16 +297,21 @@ class Reconciler:
                 return ended
             await asyncio.sleep(END_LOOK_SECONDS)
 
-    async def _end(self, lease: OpenLease, pods: Mapping[str | None, Mapping[str, Any]]) -> None:
-        """Settle a lease by what the API server shows of its pod, or void it when no container has run."""
-        pod = pods.get(lease.id)
+    async def _life(self, lease: OpenLease, pod: Mapping[str, Any] | None) -> Life:
+        """Read what the API server shows of the life of a lease's pod."""
         started_at = lease.started_at or (pod_start(pod) if pod else None)
         ended_at = LeasePodReflector.ends.end_of(lease.id)
-        if started_at is None or ended_at is None:
-            events = await self._spawner_of(lease.person, lease.server_name).read_pod_events()
-            by_events = times_by_events(events, lease.acquired_at, lease.replaced_at)
-            if by_events:
-                started_at, ended_at = started_at or by_events[0], ended_at or by_events[1]
+        if started_at is not None and ended_at is not None:
+            return Life(started_at, ended_at)
+        events = await self._spawner_of(lease.person, lease.server_name).read_pod_events()
+        return Life(started_at, ended_at, list(events))
+
+    async def _end(self, lease: OpenLease, life: Life) -> None:
+        """Settle a lease by what the API server showed of its pod, or void it when no container has run."""
+        started_at, ended_at = lease.started_at or life.started_at, life.ended_at
+        by_events = times_by_events(life.events, lease.acquired_at, lease.replaced_at)
+        if by_events:
+            started_at, ended_at = started_at or by_events[0], ended_at or by_events[1]
         try:
             if started_at is None:
                 await self._service.void(lease.id)

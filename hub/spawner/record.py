@@ -29,6 +29,7 @@ class LeaseRecord(BaseModel):
     allocation_name: str = ""
     microcredits_per_hour: int = 0
     resources: Resources | None = None
+    home_state: str | None = None
     process_started_at: datetime | None = None
     start_acknowledged: bool = False
 
@@ -38,6 +39,7 @@ class LeaseRecord(BaseModel):
         self.allocation_name = lease.allocation_name
         self.microcredits_per_hour = lease.microcredits_per_hour
         self.resources = lease.resources
+        self.home_state = lease.home_state
 
     def to_state(self) -> dict[str, object]:
         """JSON-ready, for `get_state`."""

@@ -57,6 +57,14 @@ class Bench:
         self.services.agreements.accept(person, self.services.policy.agreement.version)
         return self.services.reports.allocations_of(person)[0].id
 
+    def gone(self, lease_id: str) -> LeaseView:
+        """Let the worker end a lease whose server the hub does not list any more."""
+        with self.services.database.read() as connection:
+            lease = self.services.lease_store.get(connection, lease_id)
+        assert lease is not None
+        self.services.leases.end_gone([lease])
+        return self.services.leases.get(lease_id)
+
     def consortium(self, lead: str = "lead", credits: int | None = None) -> str:  # noqa: A002  # the unit's name
         self.accept(lead)
         with self.services.database.write() as connection:

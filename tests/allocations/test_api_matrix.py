@@ -14,6 +14,17 @@ from allocations.api.v1 import PARTS
 from allocations.api.v1.members import InvitationAnswer
 from allocations.api.v1.transitions import AdminTransition
 from allocations.lifecycle.models import ALLOCATION_TRANSITIONS, AllocationParty, RequestAction
+from allocations.storage.models import Owner, StorageClass
+from allocations.storage.purge.models import (
+    ArchiveKind,
+    ArchiveState,
+    Restore,
+    RestoreState,
+    RestoreTarget,
+    StoredArchive,
+)
+from allocations.storage.purge.store import ArchiveStore
+from allocations.storage.store import StorageStore
 from tests.allocations.test_api import TOKENS, call, client, join  # noqa: F401  # a fixture
 from tests.web.test_web_session import scopes_of
 
@@ -36,6 +47,7 @@ SEEN = (200, 200, 404, 404, 200, 403)
 MANAGED = (200, 403, 404, 404, 200, 403)
 MADE = (201, 403, 404, 404, 201, 403)
 ADMIN = (403, 403, 403, 403, 200, 403)
+PERIOD = "?first=2027-01-01&last=2027-01-31"
 PUBLIC = (200, 200, 200, 200, 200, 200)
 
 
@@ -60,6 +72,8 @@ RULES = {
     "POST /leases/{lease_id}/void": Rule(LEASES),
     "GET /leases": Rule(OWN_LIST),
     "GET /leases/open": Rule(LEASES),
+    "GET /leases/{lease_id}/outlook": Rule(LEASES),
+    "POST /leases/{lease_id}/extend": Rule(LEASES),
     "GET /leases/{lease_id}": Rule((200, 404, 404, 404, 200, 403)),
     "GET /agreement": Rule(OWN_LIST),
     "POST /agreement": Rule(OWN_LIST, {"version": "{version}"}),
@@ -99,9 +113,17 @@ RULES = {
     "DELETE /overrides/{override_id}": Rule(ADMIN, query="?why=over"),
     "GET /quotas/ann": Rule((200, 404, 404, 404, 200, 403)),
     "PUT /people/{person}": Rule(LEASES, {"issuer": "https://sign-in.example.org", "subject": "7", "adopt": True}),
+    "GET /people/with-runs": Rule(LEASES),
+    "POST /people/{person}/end-runs": Rule(LEASES, {}),
+    "POST /people/{person}/suspend": Rule(ADMIN, {"reason": "misuse"}),
+    "POST /people/{person}/resume": Rule((403, 403, 403, 403, 409, 403), {"why": "a mistake"}),
     "GET /notices": Rule(OWN_LIST),
     "POST /notices/{notice_id}/read": Rule(OWN_ONLY),
     "GET /audit": Rule(ADMIN),
+    "GET /audit/file": Rule(ADMIN, query="?lines=true"),
+    "GET /reports/use": Rule(ADMIN, query=PERIOD),
+    "GET /reports/use/file": Rule(ADMIN, query=PERIOD),
+    "GET /reports/tiers": Rule(ADMIN),
     "POST /requests": Rule((201, 201, 201, 201, 201, 403), {"tier": "research", "title": "T", "justification": "J"}),
     # Only who leads the allocation asks for more of it, not even an administrator; it has a single instalment.
     "POST /allocations/{allocation_id}/progress": Rule((409, 403, 404, 404, 403, 403), {"report": "We went on."}),
@@ -111,7 +133,7 @@ RULES = {
     "GET /requests": Rule(OWN_LIST),
     "GET /requests/queue": Rule((403, 403, 403, 200, 200, 403)),
     "GET /requests/{request_id}": Rule((200, 404, 404, 200, 200, 403)),
-    "PATCH /requests/{draft_id}": Rule((200, 404, 404, 403, 403, 403), {"title": "T", "justification": "J"}),
+    "PATCH /requests/{draft_id}": Rule((200, 404, 404, 404, 404, 403), {"title": "T", "justification": "J"}),
     "POST /requests/{request_id}/reviews": Rule((403, 403, 403, 201, 201, 403), {"comment": "Good"}),
     # Ann's own withdrawal; reviewers see the request, and may not.
     "POST /requests/{request_id}/withdraw": Rule((200, 404, 404, 403, 403, 403), {}),
@@ -134,6 +156,37 @@ RULES = {
     # The run has not begun: there is no file yet, not even for its owner.
     "GET /runs/{run_id}/output": Rule((404, 404, 404, 404, 404, 403)),
     "GET /runs/{run_id}/log": Rule((404, 404, 404, 404, 404, 403)),
+    "GET /storage": Rule(OWN_LIST),
+    "GET /storage/{area_id}": Rule(SEEN),
+    "GET /storage/{area_id}/days": Rule(SEEN),
+    "GET /storage/{area_id}/purges": Rule(SEEN),
+    "GET /storage/{area_id}/exemptions": Rule(SEEN),
+    "POST /storage/{area_id}/exemptions": Rule(MADE, {"folder": "a/b", "days": 9, "reason": "A paper."}),
+    "GET /storage/{area_id}/age": Rule(SEEN),
+    "POST /storage/{area_id}/age": Rule(MADE, {"age_days": 60, "lasts_days": 9, "reason": "Late."}),
+    "DELETE /storage/{area_id}/age": Rule(MANAGED, query="?why=over"),
+    "DELETE /exemptions/{exemption_id}": Rule(MANAGED, query="?why=over"),
+    "GET /storage/{area_id}/archives": Rule(SEEN),
+    "GET /storage/{area_id}/restores": Rule(SEEN),
+    # Where the archive should be there is none; who may not know of it does not learn that.
+    "GET /archives/{archive_id}/files": Rule((503, 503, 404, 404, 503, 403)),
+    "POST /archives/{archive_id}/restores": Rule(MADE, {"paths": ["a/b"], "target": "beside"}),
+    "GET /restores/{restore_id}": Rule(SEEN),
+    "GET /storage-areas": Rule(ADMIN),
+    "GET /exemptions": Rule((403, 403, 403, 200, 200, 403)),
+    "POST /exemptions/{exemption_id}/grant": Rule((403, 403, 403, 200, 200, 403), {"days": 9}),
+    "POST /exemptions/{exemption_id}/refuse": Rule((403, 403, 403, 200, 200, 403), {"answer": "No."}),
+    "GET /purge-runs": Rule(ADMIN),
+    "POST /purge-runs": Rule((403, 403, 403, 403, 201, 403), {"storage_class": "scratch", "dry_run": True}),
+    "GET /purge-runs/{purge_run_id}": Rule(ADMIN),
+    # It is within the ceiling.
+    "POST /purge-runs/{purge_run_id}/confirm": Rule(
+        (403, 403, 403, 403, 409, 403), {"files": 0, "bytes": 0, "why": "W"}
+    ),
+    "POST /purge-runs/{purge_run_id}/stop": Rule(ADMIN, {"why": "To see."}),
+    "GET /purge-stop": Rule(ADMIN),
+    "PUT /purge-stop": Rule(ADMIN, {"why": "To see."}),
+    "DELETE /purge-stop": Rule((403, 403, 403, 403, 409, 403), query="?why=over"),
 }
 # The same route under the name of what it takes here.
 STANDS_FOR = {
@@ -142,6 +195,7 @@ STANDS_FOR = {
     "POST /allocations/{child_id}/move": "POST /allocations/{allocation_id}/move",
     "DELETE /allocations/{child_id}": "DELETE /allocations/{allocation_id}",
     "PATCH /requests/{draft_id}": "PATCH /requests/{request_id}",
+    "POST /purge-runs/{purge_run_id}/stop": "POST /purge-runs/{purge_run_id}/{action}",
     **{f"POST /requests/{{request_id}}/{one}": "POST /requests/{request_id}/{action}" for one in RequestAction},
     **{f"POST /invitations/{{invitation_id}}/{one}": ANSWER for one in InvitationAnswer},
     **{f"POST /allocations/{{allocation_id}}/{one}": TRANSITION for one in AdminTransition},
@@ -158,6 +212,11 @@ MISSING = {
     "publication_id": "p-0",
     "override_id": "o-0",
     "notice_id": "900000",
+    "area_id": "s-0",
+    "exemption_id": "x-0",
+    "archive_id": "ar-0",
+    "restore_id": "b-0",
+    "purge_run_id": "pr-0",
 }
 
 
@@ -192,8 +251,36 @@ class World:
             "publication_id": self.call("ann", "POST", f"{at}/publications", paper)["id"],
             "override_id": self.call("admin", "POST", "/overrides", exception)["id"],
             "notice_id": str(self.call("ann", "GET", "/notices")["notices"][0]["id"]),
+            **self.storage(root),
             "person": "member",
             "version": self.bench.services.policy.agreement.version,
+        }
+
+    def storage(self, allocation: str) -> dict[str, str]:
+        """Scratch with what is asked about it, an archive that is not where it should be, and a run that only looks."""
+        services, now_ms = self.bench.services, self.bench.clock.now_ms()
+        number = next(KEYS)
+        archive = StoredArchive(
+            f"ar-{number}", f"s-{number}", ArchiveKind.PURGE, "/nowhere", ArchiveState.KEPT, 1, 1, None, now_ms, None
+        )
+        asked = Restore(
+            f"b-{number}", archive.id, "ann", now_ms, ("a",), RestoreTarget.BESIDE, RestoreState.DONE, problem=None
+        )
+        with services.database.write() as connection:
+            owner = Owner(allocation_id=allocation)
+            StorageStore().add(connection, archive.area_id, StorageClass.SCRATCH, owner, archive.area_id, now_ms)
+            ArchiveStore().add(connection, archive)
+            ArchiveStore().ask(connection, asked)
+        exemption = {"folder": "a", "days": 9, "reason": "A paper."}
+        extended = {"age_days": 60, "lasts_days": 9, "reason": "It is late."}
+        self.call("ann", "POST", f"/storage/{archive.area_id}/age", extended)
+        run = {"storage_class": "scratch", "dry_run": True}
+        return {
+            "area_id": archive.area_id,
+            "archive_id": archive.id,
+            "restore_id": asked.id,
+            "exemption_id": self.call("ann", "POST", f"/storage/{archive.area_id}/exemptions", exemption)["id"],
+            "purge_run_id": self.call("admin", "POST", "/purge-runs", run)["id"],
         }
 
     def call(self, who: str, method: str, path: str, body: Any = None) -> Any:

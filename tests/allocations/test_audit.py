@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 from sqlalchemy import text
 
 from allocations.cli import main
+from allocations.db.daily_use import SUMS
 from allocations.duties import WORKER_DUTY, Duties
 from allocations.ledger.audit import audit_ledger
 from allocations.ledger.invariants import Invariant
@@ -70,7 +72,7 @@ def test_a_ledger_that_was_only_used_is_clean(bench: Bench) -> None:
 
 
 def test_the_invariants_are_numbered_as_in_the_design() -> None:
-    assert [one.number for one in Invariant] == list(range(1, 9))
+    assert [one.number for one in Invariant] == list(range(1, 11))
 
 
 def test_1_use_beyond_a_limit_that_was_never_lowered(bench: Bench) -> None:
@@ -243,8 +245,34 @@ def test_7_a_charge_beyond_the_lifetime(bench: Bench) -> None:
 
 def test_8_a_time_before_the_one_before(bench: Bench) -> None:
     _, settled, _ = used(bench)
-    tamper(bench, f"UPDATE journal SET at_ms = 1 WHERE lease_id = '{settled}' AND credit = 'posted'")
+    tamper(bench, f"UPDATE journal SET at_ms = 1 WHERE lease_id = '{settled}' AND credit = 'free'")
     assert broken(bench) == {Invariant.SERVICE_CLOCK}
+
+
+@pytest.mark.parametrize("column", SUMS)
+def test_10_an_amount_of_a_day_that_the_journal_does_not_give(bench: Bench, column: str) -> None:
+    allocation, _, _ = used(bench)
+    tamper(bench, f"UPDATE daily_use SET {column} = {column} + 1")
+    (found,) = violations(bench)
+    assert found.invariant is Invariant.JOURNAL_REBUILDS_DAILY_USE
+    assert found.subject == f"{allocation} lead 2027-01-15"
+    kept, rebuilt = re.findall(rf"'{column}': (\d+)", found.detail)
+    assert int(kept) == int(rebuilt) + 1
+
+
+@pytest.mark.parametrize(
+    ("change", "person", "detail"),
+    [
+        ("DELETE FROM daily_use", "lead", "stored {}, rebuilt from the journal {'microcredits': 7800"),
+        ("UPDATE daily_use SET person = 'eve'", "eve", "stored {'microcredits': 7800"),
+    ],
+)
+def test_10_a_day_that_is_missing_or_another_s(bench: Bench, change: str, person: str, detail: str) -> None:
+    used(bench)
+    tamper(bench, change)
+    found = {one.subject.split()[1]: one.detail for one in violations(bench)}
+    assert found[person].startswith(detail)
+    assert broken(bench) == {Invariant.JOURNAL_REBUILDS_DAILY_USE}
 
 
 def test_the_command_names_the_first_difference_and_fails(bench: Bench) -> None:

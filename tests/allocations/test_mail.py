@@ -1,4 +1,4 @@
-"""Mail through a real SMTP server: one a day, what is still true, at least once and recognisable, by any worker."""
+"""Mail through a real SMTP server: at once or daily, what is still true, at least once, recognisable, by any worker."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from tests.allocations.test_notices import ADMIN, change, outbox, queue, researc
 from tests.fresh import shipped_policy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from email.message import EmailMessage
 
     from sqlalchemy import Connection
@@ -62,6 +62,10 @@ class Server:
         kept = [json.loads(path.read_text()) for path in files]
         return [(mail["to"], message_from_string(mail["content"], policy=policy.default)) for mail in kept]
 
+    def raw(self) -> list[str]:
+        """Return each accepted mail as it came."""
+        return [json.loads(path.read_text())["content"] for path in self.folder.glob("[!.]*")]
+
     def transport(self) -> SmtpTransport:
         return SmtpTransport(host="127.0.0.1", port=self.port, starttls=False)
 
@@ -87,8 +91,15 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield running
 
 
-def mailer_of(bench: Bench, transport: Transport) -> Mailer:
-    return make_mailer(bench.services, transport, SENDER, DOMAIN)
+def mailer_of(bench: Bench, transport: Transport, pages_url: str = "") -> Mailer:
+    return make_mailer(bench.services, transport, SENDER, DOMAIN, pages_url)
+
+
+def text_of(mail: EmailMessage, form: str = "plain") -> str:
+    """Return a mail's text, or its HTML."""
+    body = mail.get_body((form,))
+    assert body is not None
+    return str(body.get_content())
 
 
 def bench_on(database_url: str, folder: Path) -> Bench:
@@ -121,22 +132,69 @@ def test_what_is_pending_goes_out_as_one_mail_and_then_a_day_passes(bench: Bench
     queue(bench, Notice("ann", NoticeKind.RESUMED, allocation, "1"))
     mailer = mailer_of(bench, server.transport())
     assert mailer.deliver() == 1
-    bench.services.lifecycle.suspend(ADMIN, allocation, "The hardware moves")
+    queue(bench, Notice("ann", NoticeKind.RESUMED, allocation, "2"))
     bench.clock.pass_seconds(DAY - 1)
     assert mailer.deliver() == 0
     [(recipients, mail)] = server.received()
     assert recipients == ["ann@people.example"]
     assert mail["Subject"] == "“Dark stars” ends in 7 days (and 1 more)"
     assert mail["From"] == SENDER
-    body = mail.get_content()
+    body = text_of(mail)
     assert body.index("Dear ann,") < body.index("ends in 7 days") < body.index("can be used again")
     bench.clock.pass_seconds(1)
     assert mailer.deliver() == 1
-    assert "suspended" in str(server.received()[1][1]["Subject"])
-    assert "The reason: The hardware moves" in server.received()[1][1].get_content()
+    assert server.received()[1][1]["Subject"] == "“Dark stars” can be used again"
     assert [state for kind, threshold, state in outbox(bench, "ann") if threshold not in {"60", "30", "14"}] == [
         "sent"
     ] * 3
+
+
+def test_what_comes_at_once_waits_for_no_day_and_takes_the_rest_along(bench: Bench, server: Server) -> None:
+    allocation = end_of(bench, 7)
+    mailer = mailer_of(bench, server.transport())
+    assert mailer.deliver() == 1
+    queue(bench, news("ann"))
+    bench.clock.pass_seconds(60)
+    assert mailer.deliver() == 0
+    bench.services.lifecycle.suspend(ADMIN, allocation, "The hardware moves")
+    assert mailer.deliver() == 1
+    _, mail = server.received()[1]
+    assert "The reason: The hardware moves" in text_of(mail)
+    assert "has answered your invitation" in text_of(mail)
+    bench.clock.pass_seconds(DAY)
+    assert mailer.deliver() == 0
+
+
+def test_each_person_gets_by_mail_what_they_chose(bench: Bench, server: Server) -> None:
+    kind, choose = "invitation answered", bench.services.preferences.choose
+    for person, way in (("at", "at once"), ("page", "page"), ("off", "off")):
+        choose(person, {kind: way})
+    mailer = mailer_of(bench, server.transport())
+    everybody = ("at", "daily", "page", "off")
+    queue(bench, *(news(person) for person in everybody))
+    assert mailer.deliver() == 2
+    queue(bench, *(news(person, 2) for person in everybody))
+    bench.clock.pass_seconds(60)
+    assert mailer.deliver() == 1
+    assert {person: bench.services.inbox.unread(person) for person in everybody} == {
+        "at": 2,
+        "daily": 2,
+        "page": 2,
+        "off": 0,
+    }
+    choose("page", {kind: "daily"})
+    bench.clock.pass_seconds(DAY)
+    assert mailer.deliver() == 1, "what was not wanted by mail in its time is not mailed later"
+    assert sorted(recipients[0].split("@")[0] for recipients, _ in server.received()) == ["at", "at", "daily", "daily"]
+
+
+def test_who_turns_mail_off_while_it_is_on_its_way_does_not_get_it(bench: Bench, server: Server) -> None:
+    queue(bench, news("ann"))
+    mailer_of(bench, Refusing()).deliver()
+    bench.services.preferences.choose("ann", {"invitation answered": "page"})
+    bench.clock.pass_seconds(300)
+    assert mailer_of(bench, server.transport()).deliver() == 0
+    assert (server.received(), bench.services.inbox.unread("ann")) == ([], 1)
 
 
 def test_a_mail_goes_to_the_address_that_a_person_gave(bench: Bench, server: Server) -> None:
@@ -194,14 +252,16 @@ def test_a_notice_without_words_keeps_nobody_elses_mail_back(
 ) -> None:
     queue(bench, news("ann"), news("bea"))
     mailer = mailer_of(bench, server.transport())
-    words = type(mailer.texts).words
+    words = type(mailer.composer.texts).words
 
-    def without(self: TextService, connection: Connection, notice: StoredNotice, now_ms: int) -> Wording:
-        if notice.person == "ann":
+    def without(
+        self: TextService, connection: Connection, notices: Sequence[StoredNotice], now_ms: int
+    ) -> list[Wording]:
+        if any(notice.person == "ann" for notice in notices):
             raise OverflowError("no such year")
-        return words(self, connection, notice, now_ms)
+        return words(self, connection, notices, now_ms)
 
-    monkeypatch.setattr(type(mailer.texts), "words", without)
+    monkeypatch.setattr(type(mailer.composer.texts), "words", without)
     assert mailer.deliver() == 1
     assert [recipients for recipients, _ in server.received()] == [["bea@people.example"]]
 
@@ -299,7 +359,7 @@ def test_workers_at_once_send_each_person_one_mail_a_day(
         assert received == sorted(f"{name}@{DOMAIN}" for name in names for _ in range(day))
         bench.clock.pass_seconds(DAY)
     assert mailer_of(bench, server.transport()).deliver() in {0, 12}
-    told = sum(mail.get_content().count("has answered your invitation") for _, mail in server.received())
+    told = sum(text_of(mail).count("has answered your invitation") for _, mail in server.received())
     assert told == 12 * 12
 
 
@@ -373,7 +433,7 @@ def test_a_hostile_name_stays_within_the_subject(bench: Bench, server: Server, n
         }
         assert str(mail["Subject"]).isprintable()
         assert len(str(mail["Subject"])) <= 200
-        assert "\x1b" not in mail.get_content()
+        assert "\x1b" not in text_of(mail)
 
 
 def test_starttls_and_the_account_are_used_and_the_certificate_is_checked(bench: Bench, tmp_path: Path) -> None:
@@ -487,6 +547,14 @@ def test_the_environment_says_how_mail_leaves(bench: Bench, monkeypatch: pytest.
     assert mailer_from(bench.services, settings).transport == SmtpTransport(
         host="mail.example", port=587, user="meridian", password="correct horse", starttls=True
     )
+    assert mailer_from(bench.services, settings).composer.pages_url == ""
+    monkeypatch.setenv("MERIDIAN_PAGES_URL", "https://platform.example/pages/")
+    settings = MailSettings.from_environment()
+    assert mailer_from(bench.services, settings).composer.pages_url == "https://platform.example/pages"
+    monkeypatch.setenv("MERIDIAN_PAGES_URL", "platform.example")
+    with pytest.raises(InvalidInputError, match="MERIDIAN_PAGES_URL"):
+        MailSettings.from_environment()
+    monkeypatch.delenv("MERIDIAN_PAGES_URL")
     monkeypatch.setenv("MERIDIAN_SMTP_STARTTLS", "perhaps")
     with pytest.raises(InvalidInputError, match="MERIDIAN_SMTP_STARTTLS"):
         MailSettings.from_environment()

@@ -219,6 +219,8 @@ def test_the_details_of_a_notice_go_before_what_is_looked_up(bench: Bench) -> No
         ("ends in {days}", "ends in {", "kinds.ends soon.subject"),
         ("Dear {person}", "Dear {allocation}", "digest.opening: unknown placeholder {allocation}"),
         ("    closed:", "    shut:", "notices.yaml: notices.kinds.shut"),
+        ("delivery: at once", "delivery: at twice", "notices.yaml: notices.kinds.suspended.delivery"),
+        ("delivery: at once", "delivery: page", "required: true needs delivery: at once or daily"),
         ("and {more} more", "and {lots} more", "digest.subject: unknown placeholder {lots}"),
     ],
 )
@@ -235,12 +237,12 @@ def test_a_mistake_in_a_text_is_named_when_it_is_loaded(tmp_path: Path, old: str
 def test_a_kind_without_a_text_and_rising_reminders_are_errors(tmp_path: Path) -> None:
     directory = shutil.copytree(POLICIES, tmp_path / "policies")
     texts = (directory / "notices.yaml").read_text()
-    (directory / "notices.yaml").write_text(texts[: texts.index("    override granted:")])
+    (directory / "notices.yaml").write_text(texts[: texts.index("    server stops:")])
     tiers = (directory / "tiers.yaml").read_text()
     (directory / "tiers.yaml").write_text(tiers.replace("[30, 14, 7, 1]", "[1, 7]", 1))
     with pytest.raises(PolicyError) as raised:
         load_policy(directory)
-    assert "no text for 'override granted'" in raised.value.detail
+    assert "no text for 'server stops'" in raised.value.detail
     assert "reminders_days must fall" in raised.value.detail
 
 

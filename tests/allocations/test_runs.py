@@ -19,7 +19,7 @@ from allocations.ledger.models import TransactionKind
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
 from allocations.runs import service as runs_service
-from allocations.runs.models import Outcome, RunError
+from allocations.runs.models import EVERY_RUN, Outcome, RunError, RunFilter, RunState
 from allocations.runs.service import Finish, Submission
 from tests.places import join
 
@@ -54,7 +54,7 @@ def finish(bench: Bench, run: RunView, outcome: Outcome, ran: int | None, error:
 def test_a_run_holds_its_whole_maximum_and_is_charged_what_it_used(bench: Bench) -> None:
     entry = bench.accept("ann")
     queued = submit(bench, entry, max_seconds=1800)
-    assert (queued.state, queued.held_microcredits, queued.cells_total) == ("queued", 0, 1)
+    assert (queued.state, queued.held_microcredits, queued.cells_total) == ("queued", 0, 2)
     [run] = bench.services.runs.claim("batch", 5)
     assert (run.state, run.held_microcredits) == ("admitted", SMALL * 1800)
     bench.clock.pass_seconds(3)
@@ -200,6 +200,57 @@ def test_a_double_submission_queues_one_run(bench: Bench) -> None:
     submission = Submission("ann", entry, "small", "n.ipynb", NOTEBOOK, {})
     assert bench.services.runs.submit(submission, key).id == bench.services.runs.submit(submission, key).id
     assert len(bench.services.runs.list_of("ann")) == 1
+
+
+def test_the_list_is_looked_through_by_state_allocation_and_name_and_read_page_by_page(bench: Bench) -> None:
+    entry, root = bench.accept("ann"), bench.consortium()
+    join(bench.services.members, Actor("lead"), root, "ann", MemberRole.MEMBER)
+    runs = bench.services.runs
+    # The last two at one moment: their ids tell them apart.
+    names = ["Flat_1.ipynb", "dark%.ipynb", "flat 2.ipynb", "other.ipynb"]
+    found = []
+    for number, name in enumerate(names):
+        bench.clock.pass_seconds(min(number, 2) - max(0, number - 2))
+        found.append(submit(bench, root if number == 1 else entry, name=name).id)
+    submit(bench, root, person="lead")
+    runs.cancel("ann", found[0])
+
+    def ids(wanted: RunFilter, **place: Any) -> list[str]:
+        return [run.id for run in runs.list_of("ann", wanted=wanted, **place)]
+
+    every = ids(EVERY_RUN)
+    assert sorted(every) == sorted(found)
+    assert ids(RunFilter(frozenset({RunState.CANCELLED}))) == [found[0]]
+    assert ids(RunFilter(allocation=root)) == [found[1]]
+    assert set(ids(RunFilter(name="FLAT"))) == {found[0], found[2]}
+    assert ids(RunFilter(name="%")) == [found[1]]
+    assert ids(RunFilter(name="_")) == [found[0]]
+    pages = [every[:1], *([run] for run in every[1:])]
+    assert [ids(EVERY_RUN, limit=1)] + [ids(EVERY_RUN, limit=1, before=run) for run in every[:-1]] == pages
+    assert ids(EVERY_RUN, before=every[-1]) == []
+    with pytest.raises(NotFoundError):
+        runs.list_of("lead", before=found[0])
+    with pytest.raises(NotFoundError):
+        runs.list_of("ann", before="r-nothing")
+    assert [name for _, name in runs.allocations_of("ann")] == ["Deep fields", "Entry allocation of ann"]
+    assert runs.allocations_of("eve") == []
+
+
+def test_several_runs_are_cancelled_together_or_none(bench: Bench) -> None:
+    entry, others = bench.accept("ann"), bench.accept("bob")
+    runs = bench.services.runs
+    active, waiting = submit(bench, entry), submit(bench, entry)
+    runs.claim("batch", 1)
+    foreign = submit(bench, others, person="bob")
+    with pytest.raises(NotFoundError):
+        runs.cancel_several("ann", [active.id, waiting.id, foreign.id])
+    assert not any(run.cancel_requested for run in [*runs.list_of("ann"), *runs.list_of("bob")])
+    cancelled = runs.cancel_several("ann", [active.id, waiting.id, waiting.id])
+    assert {(run.state, run.cancel_requested) for run in cancelled} <= {("admitted", True), ("cancelled", True)}
+    assert len(cancelled) == 2
+    ended = runs.cancel_several("ann", [run.id for run in cancelled])
+    assert ended == cancelled
+    bench.assert_clean()
 
 
 def test_a_runs_files_are_read_only_as_plain_files(bench: Bench, tmp_path: Path) -> None:

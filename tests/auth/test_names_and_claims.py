@@ -211,7 +211,7 @@ def test_groups_that_are_not_the_providers_stay(store: IdentityStore) -> None:
     authenticator._hub = SimpleNamespace(db=store._db, users={ada: SimpleNamespace(get_auth_state=state)})
     claims = {"sub": "ada", "email": "ada@example.org", "email_verified": True, "groups": ["of-the-provider", "new"]}
     store.give(Identity(ISSUER, "ada"), "ada", 1)
-    model = asyncio.run(authenticator._model(claims, {"access_token": "a"}))
+    model = asyncio.run(authenticator.model_of(claims, {"access_token": "a"}))
     assert model["groups"] == ["by-hand", "new", "of-the-provider"]
     assert model["auth_state"]["groups"] == ["new", "of-the-provider"]
 

@@ -151,12 +151,14 @@ def test_4_roles_come_from_the_providers_groups(world: World) -> None:
     expect(reviewer.get_by_role("link", name="Review")).to_be_visible()
     expect(reviewer.get_by_role("link", name="Audit log")).to_have_count(0)
     world.sign_in(administrator, "olga")
+    administrator.locator("summary", has_text="Administration").click()
     expect(administrator.get_by_role("link", name="Audit log")).to_be_visible()
 
 
 def test_5_signing_out_ends_it_here_and_at_the_provider(world: World) -> None:
     page = world.page()
     world.sign_in(page, "bob")
+    page.locator("summary", has_text="bob").click()
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url(re.compile(re.escape(world.provider.url) + "|/hub/logout$"))
     if page.url.startswith(world.provider.url):

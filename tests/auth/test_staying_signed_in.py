@@ -146,18 +146,22 @@ def test_an_address_that_is_verified_no_more_ends_the_session(site: Site) -> Non
 
 # ---------------------------------------------------------------- roles
 
+# By which somebody could be anybody; for oneself they have a name behind them.
+HUB_ADMINISTRATORS = {"access:servers", "admin:users", "start:servers", "tokens"}
+
 
 @pytest.mark.parametrize(
     ("claims", "scope"),
     [
         ({"groups": ["panel"]}, "custom:allocations:review"),
         ({"groups": ["operators"]}, "custom:allocations:admin"),
-        ({"realm_access": {"roles": ["operators"]}}, "admin:users"),
+        ({"realm_access": {"roles": ["operators"]}}, "admin-ui"),
     ],
 )
 def test_a_role_comes_with_a_group_and_goes_with_it(site: Site, claims: dict[str, Any], scope: str) -> None:
     browser = signed_in(site, "jana", **claims)
     assert scope in scopes(site, browser)
+    assert HUB_ADMINISTRATORS.isdisjoint(scopes(site, browser))
     site.provider.userinfo = lambda claims: {
         name: claims[name] for name in claims if name not in {"groups", "realm_access"}
     }
@@ -169,10 +173,11 @@ def test_a_role_comes_by_policy_to_the_right_subject_only(site: Site) -> None:
     browser = site.browser()
     site.sign_in(person("subject-of-chief", preferred_username="someone"), browser)
     assert site.name(browser) == "chief"
-    assert {"custom:allocations:admin", "admin:users"} <= scopes(site, browser)
+    assert {"custom:allocations:admin", "admin-ui"} <= scopes(site, browser)
+    assert HUB_ADMINISTRATORS.isdisjoint(scopes(site, browser))
     other = site.browser()
     site.sign_in(person("subject-of-nobody", preferred_username="chief"), other)
-    assert not {"custom:allocations:admin", "custom:allocations:review", "admin:users"} & scopes(site, other)
+    assert not {"custom:allocations:admin", "custom:allocations:review", "admin-ui"} & scopes(site, other)
 
 
 # ---------------------------------------------------------------- signing out
@@ -235,3 +240,23 @@ def test_without_refresh_tokens_browsers_sign_in_again_and_the_rest_goes_on_for_
     site.provider.disabled.add("subject-of-nils")
     until(lambda: site.name(again) is None, REFRESH_SECONDS + SLACK_SECONDS)
     assert not token_works(site, token)
+
+
+def test_a_disabled_accounts_batch_runs_end_though_there_is_no_server_and_no_page(site: Site) -> None:
+    signed_in(site, "gerd")
+    signed_in(site, "hans")
+    site.hub.service.runs |= {"gerd": 2, "hans": 1, "unknown-to-the-hub": 1}
+    site.provider.disabled.add("subject-of-gerd")
+    until(lambda: "gerd" not in site.hub.service.runs, REFRESH_SECONDS + SLACK_SECONDS)
+    time.sleep(REFRESH_SECONDS)
+    assert site.hub.service.runs == {"hans": 1, "unknown-to-the-hub": 1}
+    site.hub.service.runs.clear()
+
+
+def test_batch_runs_end_later_when_the_service_does_not_answer_at_first(site: Site) -> None:
+    signed_in(site, "ines")
+    site.hub.service.runs["ines"] = 1
+    site.hub.service.faults["end-runs"] = [503] * 3
+    site.provider.disabled.add("subject-of-ines")
+    until(lambda: "ines" not in site.hub.service.runs, 2 * REFRESH_SECONDS + SLACK_SECONDS)
+    assert site.hub.service.faults["end-runs"] == []

@@ -27,6 +27,7 @@ def test_the_service_learns_who_people_are_and_what_changes(site: Site) -> None:
         "full_name": "Olaf",
         "institution": "Example University",
         "country": "NO",
+        "roles": [],
     }
     browser = signed_in(site, "olaf", email="olaf@example.com")
     until(lambda: known["olaf"]["email"] == "olaf@example.com", SLACK_SECONDS)
@@ -35,6 +36,14 @@ def test_the_service_learns_who_people_are_and_what_changes(site: Site) -> None:
     time.sleep(REFRESH_SECONDS)
     site.name(browser)
     until(lambda: known["olaf"]["email"] == "new@example.com", SLACK_SECONDS)
+
+
+def test_the_service_learns_the_roles_that_people_have_by_name_and_by_group(site: Site) -> None:
+    known = site.hub.service.people
+    signed_in(site, "oona", groups=["operators", "panel"])
+    assert known["oona"]["roles"] == ["allocations-admin", "reviewer"]
+    site.sign_in(person("subject-of-chief"))
+    assert known["chief"]["roles"] == ["allocations-admin"]
 
 
 def test_institution_and_country_refuse_nobody(site: Site) -> None:

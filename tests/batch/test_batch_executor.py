@@ -292,7 +292,8 @@ def test_a_stopping_executor_gives_its_runs_back_as_lost(
     executor.executor.run(stop)
     assert time.monotonic() - began < 10
     assert [report["outcome"] for report in service.finishes("run0")] == ["lost"]
-    assert not living_marked(MARK, str(run.path))
+    # A runner's result comes a moment before its end.
+    wait_for(lambda: not living_marked(MARK, str(run.path)))
 
 
 def test_a_run_that_is_no_longer_the_executors_is_stopped_but_not_when_the_service_is_away(

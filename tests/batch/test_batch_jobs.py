@@ -114,6 +114,16 @@ def test_a_volume_of_some_tiers_is_mounted_in_their_runs_only(tiers, mounted):
     assert ("/shared" in {mount["mountPath"] for mount in container_of(made)["volumeMounts"]}) == mounted
 
 
+@pytest.mark.parametrize("tier", ["entry", "consortium"])
+def test_a_run_finds_what_its_allocation_has_as_a_server_does(tier):
+    scratch = {"name": "scratch", "source": {"emptyDir": {}}, "path": "/scratch"}
+    shared = {"name": "shared", "source": {"emptyDir": {}}, "path": "/shared", "tiers": ["consortium"]}
+    made = make_job(run(), lease(image_reference="lab:1", tier=tier), terms(mounts=[scratch, shared]), "batch", "x")
+    environment = {one["name"]: one.get("value") for one in container_of(made)["env"]}
+    assert environment["MERIDIAN_SCRATCH"] == "/scratch"
+    assert environment.get("MERIDIAN_SHARED") == ("/shared" if tier == "consortium" else None)
+
+
 def test_a_job_carries_kueues_label_only_where_a_queue_is_configured():
     assert KUEUE_QUEUE not in job()["metadata"]["labels"]
     assert job(kueue_queue="science")["metadata"]["labels"][KUEUE_QUEUE] == "science"

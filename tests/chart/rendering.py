@@ -38,6 +38,26 @@ EVERYTHING: dict[str, Any] = {
     "httpRoute": {"enabled": True, "parentRefs": [{"name": "gateway"}], "hostnames": ["science.example"]},
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}},
 }
+STORAGE: dict[str, Any] = {
+    **EXTERNAL,
+    "allocations": {"policies": {"tiers.yaml": "tiers: []\n"}},
+    "singleuser": {
+        "storage": {
+            "type": "static",
+            "static": {"pvcName": "homes"},
+            "scratch": {"persistentVolumeClaim": {"claimName": "scratch"}},
+            "shared": {"persistentVolumeClaim": {"claimName": "shared"}},
+        }
+    },
+    "storage": {
+        "classes": {"home": {}, "scratch": {}, "shared": {}, "object": {"bucket": "data", "prefix": "areas"}},
+        "archive": {"url": "s3://archives/meridian", "endpointUrl": "https://s3.example"},
+        "credentialsSecret": "bucket",
+        "intervalsSeconds": {"measure": 7200},
+        "entriesPerSecond": 5000,
+    },
+    "serviceMonitor": {"enabled": True},
+}
 
 
 def documents(files: Mapping[str, str]) -> list[dict[str, Any]]:

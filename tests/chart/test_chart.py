@@ -13,6 +13,8 @@ import helm_python as helm
 import pytest
 import yaml
 
+from allocations.storage.models import StorageClass
+from allocations.storage.settings import StorageSettings
 from hub.auth.openid import OpenIDConnectAuthenticator
 from hub.batch.jobs import JobSettings
 from tests.chart.rendering import (
@@ -21,13 +23,14 @@ from tests.chart.rendering import (
     EXTERNAL,
     FULL_NAME,
     NAMESPACE,
+    STORAGE,
     TRIAL,
     only,
     pod_specs,
     render,
 )
 
-INSTALLATIONS = {"external": EXTERNAL, "trial": TRIAL, "everything": EVERYTHING}
+INSTALLATIONS = {"external": EXTERNAL, "trial": TRIAL, "everything": EVERYTHING, "storage": STORAGE}
 SECRETS = ("dbpassword", "oidcsecret", "smtppassword")
 # What each of our processes may do with the API server; whoever is not here has no token.
 RIGHTS = {
@@ -44,6 +47,9 @@ RIGHTS = {
         ("", "persistentvolumeclaims"): {"get", "create"},
     },
 }
+
+# The one process that is root, and what it may do as such.
+OVER_FILES = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "LEASE"]
 
 
 @pytest.fixture(params=INSTALLATIONS)
@@ -89,6 +95,12 @@ def test_helm_finds_nothing_to_complain_of(values: dict[str, Any], version: str)
         ("resourceQuota.people", {"pods": "many"}),
         ("ingress.hosts", [{"host": "science.example"}]),
         ("httpRoute.parentRefs", "gateway"),
+        ("storage.classes", {"homes": {}}),
+        ("storage.classes", {"home": {"claim": "homes"}}),
+        ("storage.classes", {"object": {"prefix": "areas"}}),
+        ("storage.archive.url", "archives"),
+        ("storage.archive.url", "s3://key:secret@bucket"),
+        ("storage.intervalsSeconds", {"measure": 0}),
     ],
 )
 def test_a_mistake_in_the_values_is_named(path: str, value: object) -> None:
@@ -114,6 +126,20 @@ def test_every_value_is_in_the_schema_and_explained_by_its_default() -> None:
         (with_value("httpRoute.enabled", value=True), "httpRoute.parentRefs has to name the gateway"),
         (with_value("hub.db.type", "other"), "hub.db.url has to name"),
         (with_value("scheduling.podPriority.tiers", {"core": 1}), "no tier can be called core"),
+        (with_value("singleuser.storage.type", "static"), "singleuser.storage.static.pvcName has to name"),
+        (with_value("storage.classes", {"home": {}}), "a claim for each person cannot be mounted here"),
+        (with_value("storage.classes", {"scratch": {}}), "singleuser.storage.scratch to be a claim that all share"),
+        (STORAGE | {"storage": {**STORAGE["storage"], "archive": {"url": "s3://a", "claim": "b"}}}, "not both"),
+        (
+            STORAGE
+            | {
+                "singleuser": {
+                    "storage": STORAGE["singleuser"]["storage"]
+                    | {"shared": {"persistentVolumeClaim": {"claimName": "homes"}}}
+                }
+            },
+            "must have claims of their own",
+        ),
     ],
 )
 def test_what_is_left_out_is_said_in_a_sentence(values: dict[str, Any], sentence: str) -> None:
@@ -206,8 +232,11 @@ def test_rights_are_least(manifests: list[dict[str, Any]]) -> None:
 def test_every_container_is_restricted(manifests: list[dict[str, Any]]) -> None:
     for name, spec in pod_specs(manifests).items():
         of_pod = spec["securityContext"]
-        assert of_pod["runAsNonRoot"] is True, name
-        assert of_pod["runAsUser"] > 0, name
+        over_files = {"add": OVER_FILES} if name == f"{FULL_NAME}-storage" else {}
+        assert of_pod.get("runAsNonRoot") is (None if over_files else True), name
+        assert (of_pod["runAsUser"] == 0) == bool(over_files), name
+        # Its group would be given to all that everybody has.
+        assert not over_files or "fsGroup" not in of_pod, name
         assert of_pod["seccompProfile"] == {"type": "RuntimeDefault"}, name
         assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec), name
         assert not [volume for volume in spec.get("volumes", []) if "hostPath" in volume], name
@@ -215,7 +244,7 @@ def test_every_container_is_restricted(manifests: list[dict[str, Any]]) -> None:
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
                 "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
+                "capabilities": {"drop": ["ALL"], **over_files},
             }, name
 
 
@@ -250,7 +279,7 @@ def test_people_reach_neither_each_other_nor_the_database_nor_the_api_server_nor
     reach = {
         peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for rule in database for peer in rule["from"]
     }
-    assert reach == {"allocations", "worker", "migrations"}
+    assert reach == {"allocations", "worker", "migrations", "storage"}
 
 
 def test_the_quota_counts_every_class_of_peoples_pods() -> None:
@@ -326,7 +355,7 @@ def test_scratch_of_a_claim_takes_the_place_of_the_default() -> None:
     hub = json.loads(only(manifests, "Secret", "hub")["stringData"]["config.json"])
     assert hub["KubeAllocationSpawner"]["scratch_source"] == claim
     jobs = json.loads(only(manifests, "Secret", "batch")["stringData"]["jobs.json"])
-    assert jobs["mounts"][1] == {"name": "scratch", "path": "/scratch", "source": claim, "sub_path": "{person}"}
+    assert jobs["mounts"][1] == {"name": "scratch", "path": "/scratch", "source": claim, "sub_path": "{allocation}"}
 
 
 def test_only_tiers_that_share_have_the_shared_volume_in_runs_too() -> None:
@@ -337,6 +366,60 @@ def test_only_tiers_that_share_have_the_shared_volume_in_runs_too() -> None:
     shared = {"name": "shared", "path": "/shared", "source": claim, "sub_path": "{allocation}", "tiers": ["consortium"]}
     assert shared in jobs["mounts"]
     assert hub["KubeAllocationSpawner"]["shared_tiers"] == ["consortium"]
+
+
+def test_storage_is_not_there_unless_it_is_asked_for() -> None:
+    manifests = render(EVERYTHING)
+    assert not [one for one in manifests if one["metadata"]["name"] == f"{FULL_NAME}-storage"]
+
+
+@pytest.mark.parametrize("archive", [{"url": "s3://archives/meridian"}, {"claim": "archives"}, {}])
+def test_storage_has_the_volumes_that_servers_have(archive: dict[str, str]) -> None:
+    manifests = render(STORAGE | {"storage": {**STORAGE["storage"], "archive": archive}})
+    hub = json.loads(only(manifests, "Secret", "hub")["stringData"]["config.json"])["KubeAllocationSpawner"]
+    spec = pod_specs(manifests)[f"{FULL_NAME}-storage"]
+    (container,) = spec["containers"]
+    sources = {one["name"]: {key: value for key, value in one.items() if key != "name"} for one in spec["volumes"]}
+    at = {one["mountPath"]: sources[one["name"]] for one in container["volumeMounts"]}
+    settings = StorageSettings.model_validate(
+        yaml.safe_load(only(manifests, "ConfigMap", "storage")["data"]["storage.yaml"])
+    )
+    for name in ("home", "scratch", "shared"):
+        folder = settings.folder_of(StorageClass(name))
+        assert folder is not None
+        assert at[folder] == hub[f"{name}_source"]
+    assert settings.classes[StorageClass.OBJECT].backend == "objects"
+    assert (settings.archive is None) == (archive == {})
+    if "claim" in archive:
+        assert at["/archive"] == {"persistentVolumeClaim": {"claimName": "archives"}}
+        assert settings.archive is not None
+        assert settings.archive.startswith("/archive/")
+    assert at[settings.state] == {"persistentVolumeClaim": {"claimName": f"{FULL_NAME}-storage"}}
+    assert at["/etc/meridian/storage"] == {"configMap": {"name": f"{FULL_NAME}-storage"}}
+    # What runs write is none of its business.
+    assert f"{FULL_NAME}-runs" not in json.dumps(spec)
+    assert container["envFrom"] == [{"secretRef": {"name": "bucket"}}]
+    deployment = only(manifests, "Deployment", "storage")["spec"]
+    assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
+
+
+def test_storage_is_reached_by_who_reads_metrics_alone() -> None:
+    policy = only(render(STORAGE), "NetworkPolicy", "storage")["spec"]
+    assert policy["policyTypes"] == ["Ingress"]
+    assert [rule["ports"] for rule in policy["ingress"]] == [[{"port": 9473}]]
+    quiet = only(render(STORAGE | {"serviceMonitor": {"enabled": False}}), "NetworkPolicy", "storage")["spec"]
+    assert quiet["ingress"] == []
+
+
+def test_homes_of_one_claim_are_those_of_runs_too() -> None:
+    manifests = render(STORAGE)
+    jobs = json.loads(only(manifests, "Secret", "batch")["stringData"]["jobs.json"])
+    hub = json.loads(only(manifests, "Secret", "hub")["stringData"]["config.json"])
+    source = {"persistentVolumeClaim": {"claimName": "homes"}}
+    assert jobs["mounts"][0] == {"name": "home", "path": "/home/jovyan", "source": source, "sub_path": "{person}"}
+    assert hub["KubeAllocationSpawner"]["home_source"] == source
+    assert "storage_pvc_ensure" not in hub["KubeSpawner"]
+    assert JobSettings.model_validate(jobs).home_claim is None
 
 
 def test_the_chart_is_of_the_projects_version() -> None:
@@ -351,6 +434,14 @@ def test_the_values_that_the_documentation_shows_are_values() -> None:
     config = json.loads(only(render(yaml.safe_load(block)), "Secret", "hub")["stringData"]["config.json"])
     unknown = set(config["OpenIDConnectAuthenticator"]) - set(OpenIDConnectAuthenticator.class_trait_names())
     assert not unknown
+
+
+def test_the_values_of_storage_that_the_documentation_shows_are_values() -> None:
+    text = (CHART.parent / "docs" / "storage.md").read_text()
+    (block,) = re.findall(r"```yaml\n(singleuser:.*?)```", text, re.DOTALL)
+    content = only(render(EXTERNAL | yaml.safe_load(block)), "ConfigMap", "storage")["data"]["storage.yaml"]
+    settings = StorageSettings.model_validate(yaml.safe_load(content))
+    assert set(settings.purged_classes) == {StorageClass.HOME, StorageClass.SCRATCH, StorageClass.SHARED}
 
 
 def test_no_value_is_without_effect() -> None:

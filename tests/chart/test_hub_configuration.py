@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from jupyterhub.app import JupyterHub
+from jupyterhub.auth import Authenticator
 from traitlets.config.loader import PyFileConfigLoader
 
 from hub.spawner.kube import KubeAllocationSpawner
-from tests.chart.rendering import EVERYTHING, EXTERNAL, FULL_NAME, NAMESPACE, TRIAL, only, render
+from hub.spawner.manifests import label_value
+from tests.chart.rendering import EVERYTHING, EXTERNAL, FULL_NAME, NAMESPACE, STORAGE, TRIAL, only, render
+from tests.hub.kube_leases import lease
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,13 +69,53 @@ def test_the_addresses_are_those_of_the_charts_services(load: Any) -> None:
     assert config.JupyterHub.cleanup_servers is False
 
 
+@pytest.mark.parametrize(
+    ("values", "url"),
+    [
+        ({}, ""),
+        ({"hub": {"publicUrl": "https://science.example"}}, "https://science.example/"),
+        ({"worker": {"mail": {"platformUrl": "https://mailed.example/"}}}, "https://mailed.example/"),
+        (
+            {"hub": {"publicUrl": "https://science.example/"}, "worker": {"mail": {"platformUrl": "http://other"}}},
+            "https://science.example/",
+        ),
+        ({"ingress": EVERYTHING["ingress"]}, "https://science.example/"),
+        ({"ingress": EVERYTHING["ingress"] | {"enabled": False}}, ""),
+        ({"ingress": EVERYTHING["ingress"] | {"tls": []}}, ""),
+        ({"ingress": EVERYTHING["ingress"] | {"hosts": ["one.example", "two.example"]}}, ""),
+        ({"hub": {"publicUrl": "http://science.example"}}, ""),
+        ({"hub": {"config": {"JupyterHub": {"public_url": "https://said.example/"}}}}, "https://said.example/"),
+    ],
+    ids=[
+        "nothing",
+        "said",
+        "as mailed",
+        "said before mailed",
+        "ingress",
+        "off",
+        "no tls",
+        "two hosts",
+        "http",
+        "config",
+    ],
+)
+def test_behind_tls_cookies_go_by_https_only(load: Any, values: dict[str, Any], url: str) -> None:
+    hub = {**TRIAL["hub"], **values.get("hub", {})}
+    config = load({**TRIAL, **values, "hub": hub})
+    assert JupyterHub(config=config).public_url == url
+    settings = config.JupyterHub.tornado_settings
+    secure = [settings.get(name, {}).get("secure") for name in ("cookie_options", "xsrf_cookie_kwargs")]
+    assert secure == ([True, True] if url else [None, None])
+
+
 def test_people_sign_in_as_the_values_say(load: Any) -> None:
     config = load(EVERYTHING | {"hub": EXTERNAL["hub"] | {"adminGroups": ["chiefs"], "reviewers": ["rev"]}})
     assert JupyterHub(config=config).authenticator_class.__name__ == "GenericOAuthenticator"
     assert config.GenericOAuthenticator.client_secret == "oidcsecret"
     roles = {one["name"]: one for one in config.JupyterHub.load_roles}
-    assert roles["admin"]["users"] == ["ada"]
+    assert roles["allocations-admin"]["users"] == ["ada"]
     assert roles["allocations-admin"]["groups"] == ["chiefs"]
+    assert not any(roles["admin"][members] for members in ("users", "groups", "services"))
     assert roles["reviewer"]["users"] == ["rev"]
     assert config.JupyterHub.log_level == 30
 
@@ -105,7 +149,65 @@ def test_a_trial_has_passwords_of_its_own(load: Any) -> None:
     authenticator = JupyterHub(config=config).authenticator_class(config=config)
     assert authenticator.user_password.startswith("meridian_trial_password")
     assert authenticator.admin_password.startswith("meridian_trial_admin_password")
-    assert authenticator.admin_users == {"ada"}
+    assert authenticator.admin_users == set()
+
+    async def signs_in(name: str, password: str) -> bool:
+        model = await authenticator.get_authenticated_user(None, {"username": name, "password": password})
+        assert model is None or model["admin"] is False
+        return model is not None
+
+    async def sign_ins() -> list[bool]:
+        passwords = (authenticator.admin_password, authenticator.user_password, "")
+        return [await signs_in(name, password) for name in ("ada", "Ada", "grace") for password in passwords]
+
+    assert asyncio.run(sign_ins()) == [True, False, False, True, False, False, False, True, False]
+
+
+class SaysSo(Authenticator):
+    """A way to sign in that calls everybody the hub's administrator."""
+
+    async def authenticate(self, handler: Any, data: Any) -> dict[str, Any]:
+        return {"name": data["username"], "admin": True}
+
+    def refresh_user(self, user: Any, handler: Any = None) -> Any:
+        return {"name": user, "admin": True} if user == "ada" else user == "bob"
+
+
+def test_no_way_to_sign_in_makes_the_hubs_own_administrator(load: Any) -> None:
+    settings = {
+        "JupyterHub": {"authenticator_class": f"{SaysSo.__module__}.SaysSo"},
+        "SaysSo": {"admin_users": ["ada"], "allowed_users": ["bob"]},
+    }
+    config = load({"externalDatabase": EXTERNAL["externalDatabase"], "hub": {"config": settings}})
+    authenticator = JupyterHub(config=config).authenticator_class(config=config)
+    assert authenticator.admin_users == set()
+    assert authenticator.allowed_users == {"bob"}
+
+    async def sign_in(name: str) -> Any:
+        return await authenticator.get_authenticated_user(None, {"username": name})
+
+    assert [asyncio.run(sign_in(name))["admin"] for name in ("ada", "bob")] == [False, False]
+    assert asyncio.run(sign_in("eve")) is None
+    refreshed = [asyncio.run(authenticator.refresh_user(name)) for name in ("ada", "bob", "eve")]
+    assert refreshed == [{"name": "ada", "admin": False}, True, False]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"GenericOAuthenticator": {"admin_groups": ["chiefs"]}}, "admin_groups is not for this platform"),
+        ({"Authenticator": {"admin_users": "ada"}}, "admin_users must be a list of names"),
+        ({"JupyterHub": {"load_roles": [{"name": "admin", "users": ["ada"]}]}}, "role admin, who could open anybody's"),
+        ({"JupyterHub": {"authenticator_class": "no-such-way"}}, "is no way to sign in"),
+        ({"JupyterHub": {"authenticator_class": "json.JSONDecoder"}}, "is no way to sign in"),
+    ],
+)
+def test_what_would_make_the_hubs_own_administrators_ends_the_hub(
+    load: Any, settings: dict[str, Any], sentence: str
+) -> None:
+    whole = {"JupyterHub": {"authenticator_class": "dummy"} | settings.get("JupyterHub", {})}
+    with pytest.raises(SystemExit, match=sentence):
+        load({"externalDatabase": EXTERNAL["externalDatabase"], "hub": {"config": settings | whole}})
 
 
 def test_a_server_is_made_as_the_values_say(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +223,26 @@ def test_a_server_is_made_as_the_values_say(load: Any, monkeypatch: pytest.Monke
     assert spawner.storage_pvc_ensure
     assert spawner.storage_class is None
     assert spawner.allocations_url == f"http://{FULL_NAME}-allocations:8000/services/allocations"
+
+
+def test_people_and_allocations_have_folders_of_what_all_share(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kubespawner.spawner.load_config", lambda **_: None)
+    monkeypatch.setattr("kubespawner.spawner.shared_client", lambda *_: None)
+    config = load(STORAGE)
+    config.KubeSpawner.namespace = NAMESPACE
+    spawner = KubeAllocationSpawner(config=config, _mock=True)
+    of_consortium = lease(person="Ann Example", tier="consortium")
+    spawner.apply_lease(of_consortium)
+    mounts = {mount.name: (mount.claim, mount.sub_path) for mount in spawner._mounts(of_consortium)}
+    assert mounts == {
+        "home": ("homes", label_value("Ann Example")),
+        "scratch": ("scratch", "a1"),
+        "shared": ("shared", "a1"),
+    }
+    environment = spawner.get_env()
+    assert (environment["MERIDIAN_SCRATCH"], environment["MERIDIAN_SHARED"]) == ("/scratch", "/shared")
+    spawner.apply_lease(lease(tier="entry"))
+    assert "MERIDIAN_SHARED" not in spawner.get_env()
 
 
 @pytest.mark.parametrize(

@@ -188,6 +188,15 @@ def test_services_and_roles_are_as_a_hub_reads_them(hub: Any) -> None:
     assert app.authenticator.client_secret == token("OAUTH_CLIENT_SECRET")
 
 
+def test_nobody_is_the_hubs_own_administrator_but_whom_the_installer_chose(hub: Any) -> None:
+    app = hub()
+    assert not orm.Role.find(app.db, "admin").users
+    JupyterHub.clear_instance()
+    app = hub(hub={"config": {"Authenticator": {"admin_users": ["root"]}}})
+    assert {user.name for user in orm.Role.find(app.db, "admin").users} == {"root"}
+    assert {user.name for user in orm.Role.find(app.db, "allocations-admin").users} == {"ada", "root"}
+
+
 def test_what_the_hub_had_stays(hub: Any) -> None:
     mine = {"url": "http://reports:9000"}
     role = {"scopes": ["read:users"], "services": ["reports"]}

@@ -6,7 +6,7 @@ import base64
 import json
 import os
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -133,7 +133,7 @@ def platform_images() -> dict[str, str]:
 
 def policies(images: Mapping[str, str]) -> dict[str, str]:
     """The policy's files, with the images that this cluster has."""
-    files = {path.name: path.read_text() for path in POLICIES.iterdir() if path.suffix in {".yaml", ".md"}}
+    files = {path.name: path.read_text() for path in POLICIES.iterdir() if path.suffix != ".json"}
     catalogue = [
         {"name": "base", "title": "Astronomy base", "default": True, "reference": images["lab"]},
         {"name": "pipeline", "title": "Roman pipeline", "reference": images["pipeline"]},
@@ -205,5 +205,6 @@ def installation(cluster: Cluster) -> Iterator[Installation]:
             release.uninstall(NAME, ignore_not_found=True)
             # Pods of runs keep a finalizer while no batch process has charged them.
             for pod in core.list_namespaced_pod(namespace).items:
-                core.patch_namespaced_pod(pod.metadata.name, namespace, {"metadata": {"finalizers": None}})
+                with suppress(client.exceptions.NotFoundException):
+                    core.patch_namespaced_pod(pod.metadata.name, namespace, {"metadata": {"finalizers": None}})
             core.delete_namespace(namespace)

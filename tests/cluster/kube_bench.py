@@ -126,7 +126,8 @@ class Witness:
             self.evicted.setdefault(lease, datetime.now(UTC))
         for status in pod.status.container_statuses or []:
             for state in (status.last_state.terminated, status.state.terminated, status.state.running):
-                if state is not None:
+                # Of a container that ended with its containerd the start may be missing.
+                if state is not None and state.started_at is not None:
                     self.started.setdefault(lease, state.started_at)
                 if state is not None and getattr(state, "finished_at", None):
                     # A container ends once: one that has ended and is not started again may be shown with a later

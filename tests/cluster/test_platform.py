@@ -17,8 +17,9 @@ from playwright.sync_api import expect, sync_playwright
 from tests.chart.rendering import FULL_NAME, NAME
 from tests.cluster.installation import IDLE_SECONDS, PEOPLES_CORES, Installation, installation, platform_images
 from tests.e2e.conftest import CHROMIUM, CHROMIUM_ARGUMENTS
+from tests.e2e.notebooks import notebook
 from tests.e2e.platform import wait_for
-from tests.e2e.test_journey import AT_HOME, HOME, notebook, run_a_cell
+from tests.e2e.test_journey import AT_HOME, HOME, run_a_cell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import uuid4
 
 import httpx
 import psutil
@@ -141,6 +142,7 @@ class Platform(Site):
             "hub": "jupyterhub_config.py",
             "allocations": "allocations.cli serve",
             "worker": "allocations.cli worker",
+            "storage": "allocations.cli storage",
             "batch": "hub.batch.executor",
             "proxy": "configurable-http-proxy",
         }[name]
@@ -187,6 +189,13 @@ class Person:
     def call(self, method: str, path: str, body: Any = None, key: str | None = None) -> httpx.Response:
         """Call the allocations API."""
         return self._request(method, f"{API}{path}", body, {"Idempotency-Key": key} if key else {})
+
+    def send(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Post to the allocations API and return its answer, which must be a success."""
+        answer = self.call("POST", path, body, key=uuid4().hex)
+        assert answer.is_success, f"{self.name} {path}: {answer.text}"
+        made: dict[str, Any] = answer.json()
+        return made
 
     def hub(self, method: str, path: str, body: Any = None) -> httpx.Response:
         """Call the hub's API."""

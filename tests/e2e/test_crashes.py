@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import sqlite3
 import time
-from datetime import datetime
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 
+from allocations.storage.purge.planfile import PlanReader
 from tests.e2e.platform import wait_for
+from tests.e2e.stored import scratch_of
 
 if TYPE_CHECKING:
     from tests.e2e.platform import Person, Platform
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 SMALL = 13  # microcredits a second
+FILES = 20_000
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +139,48 @@ def test_killing_the_worker_charges_once(platform: Platform, researcher: Person)
     researcher.stop_server()
     assert charged_to_the_second(researcher.leases()[0])
     platform.audit()
+
+
+def test_killing_storage_in_a_plan_leaves_a_whole_one_to_the_next(platform: Platform, researcher: Person) -> None:
+    """A dry run over many files, killed while the agent looks through them: what it says at the end is all of them."""
+    area, scratch = scratch_of(researcher, researcher.allocation("entry")["id"], platform.state)
+    for number in range(FILES):
+        (scratch / str(number)).touch()
+    at = ("--state", platform.state, "--json")
+    far = f"{datetime.now(UTC) + timedelta(days=90):%Y-%m-%d}"
+    run = json.loads(platform.meridian("purge", "plan", "scratch", "--dry-run", "--as-of", far, *at).stdout)["id"]
+
+    def purge_of_area() -> dict[str, Any]:
+        shown = json.loads(platform.meridian("purge", "show", run, *at).stdout)
+        found: dict[str, Any] = next(one for one in shown["purges"] if one["area_id"] == area)
+        return found | {"of_run": shown["state"]}
+
+    agent = psutil.Process(platform.pid_of("storage"))
+    wait_for("the plan's beginning", lambda: is_planned_now(platform, area), 90, pause=0.001)
+    agent.kill()
+    assert purge_of_area()["state"] == "planning"
+    # What the dead process held is free again when its hold is over.
+    wait_for("the end of the run", lambda: purge_of_area()["of_run"] == "done", 240, pause=2)
+    purge = purge_of_area()
+    assert (purge["state"], purge["files"], purge["problem"]) == ("planned", FILES, None)
+    plan = PlanReader(str(platform.state / "storage" / "plans" / f"{purge['id']}.jsonl.zst"))
+    assert sorted(one.path for one in plan) == sorted(str(number) for number in range(FILES))
+    assert len(list(scratch.iterdir())) == FILES
+    assert platform.pid_of("storage") != agent.pid
+    assert researcher.call("GET", "/health").json()["status"] == "ok"
+    platform.audit()
+
+
+def is_planned_now(platform: Platform, area: str) -> bool:
+    """Whether the agent has the lock of an area, and parts of a plan are there already: of this one, for it plans the
+    areas of a class one after another."""
+    with closing(sqlite3.connect(f"file:{platform.state}/allocations.sqlite?mode=ro", uri=True)) as database:
+        held = "SELECT 1 FROM duties WHERE name = ? AND until_ms > 0"
+        if database.execute(held, [f"storage {area}"]).fetchone() is None:
+            return False
+    plans = str(platform.state / "storage" / "plans")
+    # Other than pathlib, it does not mind what vanishes meanwhile.
+    return any(parts for folder, _folders, parts in os.walk(plans) if folder != plans)
 
 
 def test_a_server_that_dies_by_itself_is_settled(platform: Platform, researcher: Person) -> None:

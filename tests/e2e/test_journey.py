@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 from playwright.sync_api import expect
 
+from tests.e2e.notebooks import notebook
 from tests.e2e.platform import ROOT, wait_for
 
 if TYPE_CHECKING:
@@ -183,17 +184,6 @@ def test_4_a_notebook_in_batch_from_the_command_line(
     platform.audit()
 
 
-def notebook(path: Path, *sources: str) -> Path:
-    cells: list[dict[str, Any]] = [
-        {"cell_type": "code", "id": f"c{n}", "metadata": {}, "execution_count": None, "outputs": [], "source": source}
-        for n, source in enumerate(sources)
-    ]
-    cells[0]["metadata"] = {"tags": ["parameters"]}
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 5, "metadata": kernel, "cells": cells}))
-    return path
-
-
 def test_4_an_exception_is_a_failed_run_that_names_the_cell(
     platform: Platform, pages: Any, researcher: Person, tmp_path: Path
 ) -> None:
@@ -328,7 +318,7 @@ def test_6_axe_finds_nothing_and_nothing_scrolls_sideways_on_a_phone(
         "nothing-here",
         "admin/audit",
     )
-    for path in (*(HOME + part for part in own), "/hub/spawn", "/hub/home"):
+    for path in (*(HOME + part for part in own), "/hub/spawn", "/hub/home", "/hub/token"):
         page.goto(path)
         look(path)
     context.close()

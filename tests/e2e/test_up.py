@@ -126,7 +126,7 @@ def test_stop_cleanly_and_carry_on(tmp_path: Path) -> None:
         assert again.call("GET", "/health").json()["status"] == "ok"
         again.start_server(entry)
         metrics = json.loads((platform.state / "ports.json").read_text())
-        for name in ("proxy_metrics", "allocations_metrics", "worker_metrics", "batch_metrics"):
+        for name in ("proxy_metrics", "allocations_metrics", "worker_metrics", "batch_metrics", "storage_metrics"):
             assert "# HELP" in httpx.get(f"http://127.0.0.1:{metrics[name]}/metrics").text
         token = json.loads((platform.state / "secrets.json").read_text())["metrics"]
         hub_metrics = httpx.get(f"{platform.url}/hub/metrics", headers={"Authorization": f"Bearer {token}"})

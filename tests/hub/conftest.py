@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,11 @@ from tests.hub.fake_allocations import FakeAllocations
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell ignores it for what it starts in the background, and then so would the servers that are stopped by it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 async def no_sleep(_seconds: float) -> None:

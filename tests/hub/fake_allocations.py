@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,30 @@ def start_options(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def outlook(lease: str = "l1", **changes: Any) -> dict[str, Any]:
+    """What `GET /leases/{lease}/outlook` answers: two hours left, idle after one."""
+    now = datetime.now(UTC)
+    return {
+        "lease": lease,
+        "allocation": "a1",
+        "allocation_name": "Entry of ada",
+        "server_name": "",
+        "microcredits_per_hour": 120_000,
+        "held_until": (now + timedelta(minutes=15)).isoformat(),
+        "renews_at": (now + timedelta(minutes=10)).isoformat(),
+        "stops_at": (now + timedelta(hours=2, seconds=30)).isoformat(),
+        "reason": "balance",
+        "detail": "The balance of “Entry of ada” is spent then.",
+        "remedy": "Stop what you do not need, or ask for more.",
+        "remedy_url": "/services/allocations/requests/new",
+        "idle_seconds": 3600,
+        "used_at": now.isoformat(),
+        "longest_session_seconds": 86_400,
+        "may_last_longer": False,
+        "warn_before_stop_seconds": [900, 300, 60],
+    } | changes
+
+
 class FakeAllocations:
     """Keeps leases in memory, remembers each call, and does what `faults` says instead of answering.
 
@@ -81,7 +106,10 @@ class FakeAllocations:
         self.leases: dict[str, dict[str, Any]] = {}
         self.faults: dict[str, list[Any]] = {}
         self.people: dict[str, dict[str, Any]] = {}
+        # Who has batch runs, and how many.
+        self.runs: dict[str, int] = {}
         self.options = start_options()
+        self.outlook: dict[str, Any] = {}
         # What happens, once, between an acquire and its answer.
         self.on_acquire: Any = None
 
@@ -97,8 +125,17 @@ class FakeAllocations:
         """Carry one call out."""
         action = path.rpartition("/")[2]
         self.calls.append((path, body))
-        if method == "GET":
-            return 200, self.options
+        simple = {
+            "outlook": lambda: outlook(path.split("/")[-2], **self.outlook),
+            "extend": lambda: outlook(path.split("/")[-2], **self.outlook),
+            "with-runs": lambda: {
+                "people": sorted(name for name, runs in self.runs.items() if runs),
+                "next_after": None,
+            },
+            "end-runs": lambda: {"runs": self.runs.pop(path.split("/")[-2], 0)},
+        }
+        if method == "GET" or action in simple:
+            return 200, simple.get(action, lambda: self.options)()
         if method == "PUT":
             return self._person(action, body)
         if action == "leases":

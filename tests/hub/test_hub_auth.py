@@ -32,10 +32,10 @@ def sign_in(authenticator, name, password):
     return asyncio.run(authenticator.authenticate(None, {"username": name, "password": password}))
 
 
-def test_a_right_password_lets_in_and_admin_makes_an_administrator(accounts_file):
+def test_a_right_password_lets_in_and_says_nothing_of_roles(accounts_file):
     authenticator = LocalAccountsAuthenticator()
-    assert sign_in(authenticator, "ada", "correct horse") == {"name": "ada", "admin": False}
-    assert sign_in(authenticator, "root", "battery staple") == {"name": "root", "admin": True}
+    assert sign_in(authenticator, "ada", "correct horse") == {"name": "ada"}
+    assert sign_in(authenticator, "root", "battery staple") == {"name": "root"}
 
 
 @pytest.mark.parametrize(("name", "password"), [("ada", "wrong"), ("ada", ""), ("nobody", "no such account"), ("", "")])
@@ -48,7 +48,7 @@ def test_an_account_taken_out_of_the_file_has_to_sign_in_again(accounts_file):
         name = "ada"
 
     authenticator = LocalAccountsAuthenticator()
-    assert asyncio.run(authenticator.refresh_user(User())) == {"name": "ada", "admin": False}
+    assert asyncio.run(authenticator.refresh_user(User())) == {"name": "ada"}
     accounts_file.write_text('{"accounts": []}')
     assert asyncio.run(authenticator.refresh_user(User())) is False
 

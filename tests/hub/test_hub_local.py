@@ -10,6 +10,7 @@ import pytest
 from jupyterhub.spawner import SpawnException
 
 from hub.spawner.homes import InvalidHomeError, home_path, prepare_home
+from tests.hub.kube_leases import lease
 
 SECRETS = {
     "MERIDIAN_TOKEN_SPAWNER": "t1",
@@ -90,3 +91,24 @@ def test_no_secret_of_the_platform_reaches_the_server(bench, tmp_path, monkeypat
     assert float(environment["CPU_LIMIT"]) == 2
     assert environment["PATH"].startswith(sys.prefix)
     assert environment["HOME"] == str(tmp_path / "homes" / "ada")
+
+
+@pytest.mark.parametrize("tier", ["entry", "consortium"])
+def test_a_server_has_the_folders_of_its_allocation(bench, tmp_path, tier):
+    """Those that storage measures; what is shared only where the tier shares."""
+    spawner = bench.new_spawner(
+        bench.new_queue(), scratch_dir=str(tmp_path / "scratch"), shared_dir=str(tmp_path / "shared")
+    )
+    spawner.apply_lease(lease(allocation="a-1", tier=tier))
+    environment = spawner.get_env()
+    scratch = tmp_path / "scratch" / "a-1"
+    assert environment["MERIDIAN_SCRATCH"] == str(scratch)
+    assert scratch.stat().st_mode & 0o777 == 0o700
+    assert environment.get("MERIDIAN_SHARED") == (str(tmp_path / "shared" / "a-1") if tier == "consortium" else None)
+    assert (tmp_path / "shared" / "a-1").is_dir() == (tier == "consortium")
+
+
+def test_no_name_is_like_the_folder_of_somebody_else(tmp_path):
+    """Whose name is no folder's has one with a hash: see `place_of` of the allocations service."""
+    with pytest.raises(InvalidHomeError):
+        home_path(tmp_path, f"ann-example__{'0' * 24}")

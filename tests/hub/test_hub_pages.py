@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hub.client import StartOptions
+from hub.client import AllocationDenied, StartOptions
 from hub.spawner.choice import Choice
-from hub.spawner.pages import refusal, render_start_form, to_credits, to_hours
+from hub.spawner.pages import refusal, render_start_form, to_credits, to_hours, to_refusal
 from tests.hub.fake_allocations import allocation, size, start_options
 
 
@@ -66,8 +66,8 @@ def test_names_and_reasons_are_escaped():
 def test_several_images_make_a_choice_with_the_default_first_chosen():
     images = [{"name": "lab", "title": "Lab"}, {"name": "gpu", "title": "GPU", "default": True}]
     html = render(images=images)
-    assert '<option value="gpu" selected>' in html
-    assert '<option value="lab">' in html
+    assert '<option value="gpu" selected data-title="GPU">' in html
+    assert '<option value="lab" data-title="Lab">' in html
 
 
 @pytest.mark.parametrize(
@@ -85,5 +85,73 @@ def test_hours_never_promise_more_than_there_is(hours, text):
     assert to_hours(hours) == text
 
 
+@pytest.mark.parametrize(("code", "leads"), [("at_once_limit", True), ("agreement_required", False)])
+def test_a_denial_for_a_limit_leads_to_what_limits_and_no_other_does(code, leads):
+    denial = AllocationDenied(code=code, detail="No.", remedy="Do.", remedy_url=None, status=403)
+    html = to_refusal(denial).jupyterhub_html_message
+    assert ('href="/services/allocations/quota"' in html) is leads
+
+
+def test_each_allocation_leads_to_its_limits():
+    assert 'href="/services/allocations/quota#a1"' in render()
+
+
 def test_a_code_is_safe_as_a_reason_phrase():
     assert refusal("No.", code="a b\r\nSet-Cookie: x", status=403).reason == "a_b__Set_Cookie__x"
+
+
+def a_home(state, **changes):
+    return {
+        "state": state,
+        "full": False,
+        "used_bytes": 11 * 10**9 + 1,
+        "limit_bytes": 10**10,
+        "locks_at": None,
+    } | changes
+
+
+def rescue(**changes):
+    return size("rescue", microcredits_per_hour=0, hours_available=1.0, **changes)
+
+
+def test_a_locked_home_has_a_rescue_server_chosen_and_in_sight():
+    locked = "Your home has been over its limit for too long and is locked."
+    options = [allocation(usable=False, reason=locked, sizes=[size(usable=False, reason=locked)], rescue=rescue())]
+    html = render(allocations=options, default=None, home=a_home("locked", full=True))
+    assert "Your home is locked: it holds 11.1 GB of 10 GB." in html
+    assert "checked" in mark(html, "a1::rescue")
+    assert "disabled" in mark(html, "a1::small")
+    assert "<details open>" in html
+    assert "free of charge" in html
+    assert 'data-startable="yes"' in html
+
+
+def test_a_full_home_has_it_chosen_and_ordinary_servers_to_choose():
+    home = a_home("over limit", full=True, locks_at="2027-01-29T08:00:00.000Z")
+    html = render(Choice("a1", "small"), allocations=[allocation(rescue=rescue())], home=home)
+    assert "Your home is full" in html
+    assert "It is locked on" in html
+    assert "29 Jan 2027" in html
+    assert "checked" in mark(html, "a1::rescue")
+    assert "disabled" not in mark(html, "a1::small")
+
+
+def test_others_find_it_folded_and_never_chosen_for_them():
+    html = render(Choice("a1", "rescue"), allocations=[allocation(rescue=rescue())], home=a_home("ok"))
+    assert "<details>" in html
+    assert "checked" in mark(html, "a1::small")
+    assert "checked" not in mark(html, "a1::rescue")
+
+
+def test_a_locked_allocation_opens_its_own_and_no_other():
+    options = [allocation(rescue=rescue()), allocation("a2", usable=False, reason="Locked.", rescue=rescue())]
+    html = render(allocations=options)
+    assert html.count("<details open>") == html.count("<details>") == 1
+    assert html.index("<details>") < html.index("<details open>")
+
+
+def test_without_the_agreement_there_is_no_rescue_either():
+    agreement = {"version": "2", "title": "Terms", "accepted": False, "url": "/services/allocations/agreement"}
+    html = render(agreement=agreement, allocations=[allocation(rescue=rescue())], home=a_home("locked", full=True))
+    assert "disabled" in mark(html, "a1::rescue")
+    assert 'data-startable="no"' in html

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from jupyterhub.utils import maybe_future
 from kubespawner import KubeSpawner
+from kubespawner.spawner import PodReflector
 from traitlets.config import Config
 
 from hub.spawner.manifests import LEASE
-from hub.spawner.pods import REMEMBERED_PODS, ObservedKubeSpawner, PodEnds, _WatchedPods
+from hub.spawner.pods import REMEMBERED_PODS, LeasePodReflector, ObservedKubeSpawner, PodEnds, _WatchedPods
 
 FINISHED = "2026-11-21T12:01:00Z"
 OVER = {"terminated": {"startedAt": "2026-11-21T12:00:00Z", "finishedAt": FINISHED}}
@@ -45,6 +46,29 @@ def test_a_pod_that_vanishes_while_it_is_watched_ended_then():
     ended_at = ends.end_of("lease-1")
     assert ended_at is not None
     assert before <= ended_at <= datetime.now(UTC)
+
+
+@pytest.mark.parametrize("after", [[], [pod({}, "Failed")], [pod(lease="lease-2")]], ids=["gone", "failed", "another"])
+def test_a_pod_that_ended_while_the_api_server_was_away_ran_until_that_was_last_heard(monkeypatch, after):
+    """Not until it answered again: those minutes are nobody's."""
+    clock = [datetime(2026, 11, 21, 12, 1, tzinfo=UTC)]
+    monkeypatch.setattr("hub.spawner.pods.utc_now", lambda: clock[0])
+    monkeypatch.setattr(LeasePodReflector, "ends", PodEnds())
+    answers = [[pod()], after]
+
+    async def list_pods(reflector, _version=None):
+        reflector.resources = {f"ns/{one['metadata']['name']}": one for one in answers.pop(0)}
+        return "1"
+
+    monkeypatch.setattr(PodReflector, "_list_and_update", list_pods)
+    reflector = LeasePodReflector.__new__(LeasePodReflector)
+    asyncio.run(reflector._list_and_update())
+    clock[0] = heard_at = datetime(2026, 11, 21, 12, 2, tzinfo=UTC)
+    reflector.resources["ns/p"] = pod()
+    clock[0] = datetime(2026, 11, 21, 12, 5, tzinfo=UTC)
+    assert LeasePodReflector.ends.end_of("lease-1") is None
+    asyncio.run(reflector._list_and_update())
+    assert LeasePodReflector.ends.end_of("lease-1") == heard_at
 
 
 def test_a_container_that_runs_again_has_not_ended():

@@ -28,8 +28,10 @@ from hub.spawner.manifests import (
     pod_start,
     quantities_of,
 )
+from hub.spawner.rescue import POD_FOLDER, RESCUE, rescue_arguments, rescue_environment
 from tests.hub.kube_leases import VALID_LABEL, lease, leases
 
+HOME_CLAIM = {"persistentVolumeClaim": {"claimName": "claim-ada"}}
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
 
@@ -293,3 +295,33 @@ def test_a_lease_of_an_older_service_still_makes_a_pod():
         microcredits_per_hour=1,
     )
     assert "activeDeadlineSeconds" not in bound(a_pod(), PodTerms(old))["spec"]
+
+
+def test_a_rescue_server_writes_to_a_volume_of_its_own_and_starts_by_itself():
+    terms = PodTerms(lease(size=RESCUE), mounts=(Mount("home", HOME_CLAIM, "/home/jovyan"),))
+    pod = bound(a_pod(), terms)
+    assert notebook(pod)["args"] == ["jupyterhub-singleuser", *rescue_arguments(POD_FOLDER)]
+    assert [(one["mountPath"], one["name"]) for one in notebook(pod)["volumeMounts"]] == [
+        ("/tmp", "rescue"),
+        ("/home/jovyan", "home"),
+    ]
+    [tmp] = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "rescue"]
+    assert tmp["emptyDir"] == {"sizeLimit": "1Gi"}
+    once, _ = bind_pod(a_pod(), terms)
+    assert plain(bind_pod(once, terms)[0]) == plain(once)
+    # With a command of its own, which has the arguments already.
+    own = [["lab", *rescue_arguments(POD_FOLDER)], ["lab"]]
+    assert [notebook(bound(a_pod(cmd=cmd), terms))["args"] for cmd in own] == own
+
+
+def test_no_other_server_is_changed_so():
+    pod = bound(a_pod(), PodTerms(lease(size="small")))
+    assert "args" not in notebook(pod)
+    assert not notebook(pod).get("volumeMounts")
+
+
+def test_a_rescue_server_s_folders_are_all_outside_of_the_home():
+    environment = rescue_environment("/tmp/rescue", "/tmp")
+    assert {value for value in environment.values() if value != "1" and not value.startswith("/tmp")} == set()
+    folders = ("RUNTIME", "DATA", "CONFIG")
+    assert {f"JUPYTER_{name}_DIR" for name in folders} | {"IPYTHONDIR", "TMPDIR"} <= set(environment)

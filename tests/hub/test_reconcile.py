@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
+from unittest.mock import patch
 
 import pytest
 from jupyterhub import orm
 
 from hub.client import LeaseRequest, OpenLease
 from hub.spawner.manifests import HUB, LEASE
+from hub.spawner.pods import LeasePodReflector, PodEnds
 from hub.spawner.reconcile import Known, LostLease, Reconciler, StrayPod, TwoLooks, judge, times_by_events
 from hub.spawner.record import STATE_KEY, LeaseRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 RUNNING = {"running": {"startedAt": "2026-11-21T11:00:00Z"}}
@@ -119,33 +125,105 @@ def test_events_tell_when_the_container_of_a_lease_began_and_when_its_end_did():
     assert times_by_events(events, since, after) == times
 
 
+@dataclass
+class Scene:
+    """What a reconciler sees; `then` is done when a call of that name is answered, and `calls` has their order."""
+
+    watched: list[dict[str, Any]] = field(default_factory=list)
+    pods: list[dict[str, Any]] = field(default_factory=list)
+    leases: list[OpenLease] = field(default_factory=list)
+    known: Known = field(default_factory=Known)
+    then: dict[str, Callable[[], object]] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+
+    def looks(self, times: int = 2) -> list[str]:
+        """Let a reconciler look so many times, each long enough after the other, and return what it has called."""
+
+        def called(name: str, answer: Callable[[], Any] = lambda: None) -> Any:
+            async def call(*_arguments: Any) -> Any:
+                self.calls.append(name)
+                answered = answer()
+                self.then.get(name, lambda: None)()
+                return answered
+
+            return call
+
+        def known() -> Known:
+            self.calls.append("known")
+            return self.known
+
+        service = {name: called(name) for name in ("report_start", "settle", "void")}
+        spawner = SimpleNamespace(
+            hub_id="ours",
+            reconcile_seconds=1,
+            delete_stopped_pods=True,
+            watched_pods=called("watched pods", lambda: self.watched),
+            read_pods=called("pods", lambda: self.pods),
+            read_pod_events=called("events", list),
+            delete_pod=called("delete"),
+            allocations_client=SimpleNamespace(open_leases=called("leases", lambda: self.leases), **service),
+        )
+        reconciler = Reconciler(cast("Any", lambda _person, _name: spawner), known)
+        with patch("hub.spawner.reconcile.END_WAIT_SECONDS", 0), patch.object(LeasePodReflector, "ends", PodEnds()):
+            for number in range(times):
+                asyncio.run(reconciler.look(number))
+        return self.calls
+
+
+LOOK = ["watched pods", "leases", "known"]
+AGAIN = ["pods", "known"]
+
+
+def ours(lease_id: str = "l-1", state: Any = RUNNING, **metadata: Any) -> dict[str, Any]:
+    return pod(lease_id, state, labels={HUB: "ours"}, **metadata)
+
+
+def test_pods_are_read_before_leases_and_both_before_what_the_hub_knows():
+    scene = Scene(watched=[ours()], pods=[ours()])
+    assert scene.looks(1) == LOOK
+    assert scene.looks() == LOOK + LOOK + LOOK + AGAIN + ["delete", "known"]
+
+
 def test_a_look_at_a_thousand_pods_asks_for_each_list_once_and_for_no_pod():
-    calls: list[str] = []
-    pods = [pod(f"l-{number}", uid=f"uid-{number}", labels={HUB: "ours"}) for number in range(1000)]
+    pods = [ours(f"l-{number}", uid=f"uid-{number}") for number in range(1000)]
     leases = [lease(f"l-{number}") for number in range(1, 1000)]
+    scene = Scene(pods, pods, leases, Known(leases=frozenset(one.id for one in leases)))
+    assert scene.looks() == LOOK + LOOK + AGAIN + ["delete", "known"]
 
-    def answering(name: str, answer: Any = None) -> Any:
-        async def call(*_arguments: Any) -> Any:
-            calls.append(name)
-            return answer
 
-        return call
+def test_what_the_watch_has_not_shown_yet_is_left_alone():
+    """A lease seemed to have no pod, twice; a pod seemed to run, twice. The API server says otherwise."""
+    assert Scene(watched=[], pods=[ours()], leases=[lease()]).looks() == LOOK + LOOK + AGAIN + ["known"]
+    assert Scene(watched=[ours()], pods=[]).looks() == LOOK + LOOK + AGAIN + ["known"]
 
-    spawner = SimpleNamespace(
-        hub_id="ours",
-        reconcile_seconds=1,
-        delete_stopped_pods=True,
-        watched_pods=answering("watched pods", pods),
-        read_pods=answering("pods", pods),
-        delete_pod=answering("delete"),
-        allocations_client=SimpleNamespace(open_leases=answering("leases", leases)),
-    )
-    known = Known(leases=frozenset(one.id for one in leases))
-    reconciler = Reconciler(cast("Any", lambda _person, _name: spawner), lambda: known)
-    asyncio.run(reconciler.look(1))
-    assert calls == ["watched pods", "leases"]
-    asyncio.run(reconciler.look(2))
-    assert calls[2:] == ["watched pods", "leases", "pods", "delete"]
+
+def test_pods_of_other_hubs_are_left_alone():
+    theirs = [pod(labels={HUB: "theirs"}), pod()]
+    assert "delete" not in Scene(watched=theirs, pods=theirs).looks()
+
+
+def test_what_the_hub_has_come_to_see_to_meanwhile_is_left_alone():
+    scene = Scene(leases=[lease()])
+    scene.then["pods"] = lambda: setattr(scene, "known", HELD)
+    assert "void" not in scene.looks()
+    assert "void" in Scene(leases=[lease()]).looks()
+
+
+def test_an_end_that_is_being_reported_stands_as_it_is_when_its_pod_is_stopped():
+    began = OpenLease(id="l-1", person="ada", server_name="", acquired_at=NOW, started_at=NOW)
+
+    def stopped(known: Known) -> list[str]:
+        scene = Scene([ours()], [ours()], [began])
+
+        def end() -> None:
+            LeasePodReflector.ends.see(ours(state=OVER))
+            scene.known = known
+
+        scene.then["delete"] = end
+        return scene.looks()
+
+    assert stopped(REPORTING)[-2:] == ["delete", "known"]
+    assert stopped(Known())[-1] == "settle"
 
 
 def test_what_the_hub_knows_is_read_from_what_its_spawners_have_committed(tmp_path):

@@ -385,5 +385,22 @@ def at(seconds: int) -> datetime:
     return BEGAN + timedelta(seconds=seconds)
 
 
+def test_what_ran_under_the_next_lease_of_a_server_is_not_taken_for_the_one_before():
+    """It is granted, and its pod runs, between the moments at which leases and events are read."""
+    world = World()
+    world.a_start_goes_on(server="", steps=1)
+    world.the_hub_is_killed(database=False)
+    world.look_on(answers=2)
+    world.go_on(stale=False)
+    world.look_on(answers=3)
+    world.a_start_goes_on(server="", steps=4)
+    world.look_on(answers=3)
+    assert [(life.id, life.state, life.start_reported) for life in world.lives] == [
+        ("l-0", "void", False),
+        ("l-1", "open", False),
+    ]
+    world.teardown()
+
+
 def test_whatever_happens_in_whatever_order_nobody_is_wronged_and_nothing_is_left():
     run_state_machine_as_test(World, settings=settings(max_examples=200, stateful_step_count=40, deadline=None))

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 
 from allocations.api.identity import SESSION_COOKIE, HubIdentities, Identity, Scope
 from allocations.app import PREFIX
+from allocations.clock import to_rfc3339
 from allocations.db.database import Database
 from allocations.db.idempotency import IdempotencyKey
 from allocations.factory import Services, make_services
@@ -104,13 +105,37 @@ class Site:
 
     def queue_run(self, person: str, allocation: str, **parameters: Any) -> str:
         """Queue a run of the small notebook and return its id."""
+        return self.submit_run(person, allocation, NOTEBOOK, parameters=parameters)
+
+    def submit_run(self, person: str, allocation: str, notebook: dict[str, Any], **changes: Any) -> str:
+        """Queue a run of a notebook and return its id."""
+        values: dict[str, Any] = {"size": "small", "name": "mine.ipynb", "parameters": {}, "max_seconds": 600} | changes
         key = IdempotencyKey.for_request(person, f"key-{next(self._counter)}", "run", {})
-        submission = Submission(person, allocation, "small", "mine.ipynb", NOTEBOOK, parameters, None, 600)
+        submission = Submission(person=person, allocation=allocation, notebook=notebook, **values)
         return self.services.runs.submit(submission, key).id
 
     def request(self, person: str, tier: str = "research", title: str = "Galaxies", justification: str = "Yes.") -> str:
         """Submit a request and return its id."""
         return self.services.requests.submit(Actor(person), tier=tier, title=title, justification=justification).id
+
+    def start_run(self, run: str, cells: int) -> None:
+        """Let the batch process take the queued run and report that its first cell runs."""
+        self.services.runs.claim("x", 100)
+        self.services.runs.progress(
+            run, attempt=1, started_at_ms=self.clock.at_ms, cells_done=0, cells_total=cells, current_cell=1
+        )
+
+    def write_events(self, run: str, *events: tuple[str, int | None, float | None]) -> None:
+        """Note what the run's runner would have: kinds of events with their cell and its seconds, one second apart."""
+        lines = [
+            {"at": to_rfc3339(START_MS + 1000 * number), "event": kind, "cell": cell, "cells_total": 9, "seconds": took}
+            for number, (kind, cell, took) in enumerate(events)
+        ]
+        (self.run_store / run / "events.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+    def write_log(self, run: str, text: str) -> None:
+        """Put a log where the run would have written it."""
+        (self.run_store / run / "log.txt").write_text(text)
 
     def write_output(self, run: str, notebook: dict[str, Any]) -> None:
         """Put an executed notebook where the run would have written it."""

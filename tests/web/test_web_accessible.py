@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import socket
-import threading
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pytest
-import uvicorn
-from playwright.sync_api import sync_playwright
 
-from allocations.api.identity import SESSION_COOKIE
-from allocations.app import PREFIX
+from allocations.db.idempotency import IdempotencyKey
+from allocations.leases.models import LeaseKind, LeaseRequest
 from allocations.lifecycle.authority import Actor
-from allocations.lifecycle.models import MemberRole, OverrideLimits, OverrideSubject
-from tests.e2e.conftest import CHROMIUM, CHROMIUM_ARGUMENTS
-from tests.web.conftest import ROOT
+from allocations.lifecycle.models import Award, MemberRole, OverrideLimits, OverrideSubject, RequestKind
+from allocations.notify.links import LinkStore, Purpose
+from allocations.policy.models import Shape
+from allocations.runs.models import Outcome, RunError
+from allocations.runs.service import Finish
+from tests.web.conftest import NOTEBOOK
+from tests.web.looking import faults_of, serving
+from tests.web.test_web_reports import charge
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +26,29 @@ if TYPE_CHECKING:
 CREDIT = 1_000_000
 # The tree's levels, a name without a space in it, an invitation, caps and an override: all that is drawn.
 LONG_NAME = "Photometric_redshifts_of_faint_galaxies_in_the_deep_fields_of_the_first_season"
+# A period with a day that something is charged on, and days to come.
+YEARS = "first=2027-01-01&last=2027-12-31"
+
+
+def pages_of_runs(site: Site, allocation: str) -> list[str]:
+    """A run that is under way with a log, one that failed with its notebook, and the pages that lead to them."""
+    sources = [LONG_NAME, "x = 1", "for cutout in cutouts: measure(cutout, aperture=7, background='local')", "x"]
+    cells = [NOTEBOOK["cells"][0] | {"id": f"c{number}", "source": source} for number, source in enumerate(sources)]
+    runs = []
+    for _ in range(2):
+        site.clock.at_ms += 1
+        content = NOTEBOOK | {"cells": cells}
+        run = site.submit_run("ann", allocation, content, name=f"{LONG_NAME}.ipynb", parameters={"n": 1})
+        site.start_run(run, len(cells))
+        site.write_events(run, ("cell_started", 1, None), ("cell_finished", 1, 0.3), ("cell_started", 2, None))
+        site.write_log(run, "".join(f"{number} {LONG_NAME * 3}\n" for number in range(100)))
+        site.write_output(run, content)
+        runs.append(run)
+    error = RunError(cell=2, name="ValueError", message="No detector WFI19.", traceback=f"ValueError: {LONG_NAME * 3}")
+    finish = Finish(1, Outcome.FAILED, site.clock.at_ms, site.clock.at_ms + 5000, error)
+    site.clock.at_ms += 9000
+    site.services.runs.finish(runs[1], finish)
+    return ["/runs", "/runs?state=timed_out", *(f"/runs/{run}" for run in runs), f"/runs/new?again={runs[1]}"]
 
 
 @pytest.fixture
@@ -41,29 +65,75 @@ def served(site: Site) -> Iterator[tuple[str, dict[str, list[str]]]]:
         )
         site.services.tree.divide(lead, whole, name=f"{name} 2", microcredits=CREDIT, guaranteed=False, lead="lead")
     site.join(whole, "ann")
+    charge(site, whole, "ann", 600)
+    site.clock.at_ms += 86_400_000
     site.services.members.invite(lead, whole, "bob", MemberRole.MANAGER, servers_max=1, cores_max=16, gpus_max=0)
     site.services.overrides.grant(
         Actor("admin", admin=True), OverrideSubject.ALLOCATION, whole, OverrideLimits(cores=1024), "A meeting.", 30
     )
+    draft = site.services.requests.submit(Actor("ann"), tier="research", title="", justification="", draft=True)
+    requests = [site.request("ann", tier=tier, title=LONG_NAME) for tier in ("research", "consortium")]
+    more = Award(credits=5, largest=(Shape(cores=64, memory_gib=512, gpus=8),))
+    requests.append(site.services.requests.ask(lead, whole, RequestKind.SUPPLEMENT, "More.", asked=more).id)
+    # Charges, so that the burn-downs have something to draw; a request under way.
+    key = IdempotencyKey.for_request("spawner", "k", "a", {})
+    lease = site.services.leases.acquire(LeaseRequest(whole, "lead", LeaseKind.INTERACTIVE, "small", None, ""), key)
+    site.services.leases.start(lease.id)
+    for _renewal in range(12):
+        site.clock.at_ms += 600_000
+        site.services.leases.renew(lease.id)
+    # Another's server, its time left and its button.
+    key = IdempotencyKey.for_request("spawner", "l", "a", {})
+    lease = site.services.leases.acquire(LeaseRequest(whole, "ann", LeaseKind.INTERACTIVE, "small", None, ""), key)
+    site.services.leases.start(lease.id)
+    site.request("lead", title=LONG_NAME)
+    site.services.calendar.renew("ann")
+    with site.services.database.write() as connection:
+        token = LinkStore().make(connection, "ann", Purpose.UNSUBSCRIBE, 0)
+    request = LeaseRequest(whole, "ann", LeaseKind.INTERACTIVE, "small", None, "second")
+    lease = site.services.leases.acquire(request, IdempotencyKey.for_request("spawner", "m", "a", {}))
+    site.services.leases.start(lease.id)
+    site.clock.at_ms += 60_000
+    site.services.leases.settle(lease.id)
+    site.services.suspensions.suspend(Actor("admin", admin=True), "bob", "A token in a public place.", 900)
     paths = {
-        "bob": ["/"],
-        "ann": [f"/allocations/{whole}/leave"],
+        "bob": ["/", "/help", "/quota", "/notices", "/notices/settings", f"/unsubscribe/{token}"],
+        "rev": ["/review", "/review?find=none", *(f"/requests/{request}" for request in requests)],
+        "ann": [
+            "/",
+            f"/allocations/{whole}/leave",
+            "/requests/new",
+            f"/requests/{draft.id}",
+            "/notices/settings",
+            *pages_of_runs(site, whole),
+        ],
         "lead": [
+            "/",
+            "/quota",
             f"/allocations/{whole}",
+            f"/allocations/{whole}/ask",
             f"/allocations/{whole}/member?person=ann",
+            f"/allocations/{whole}/use",
+            f"/allocations/{whole}/use?by=part",
             f"/allocations/{part}/share",
             f"/allocations/{part}/close",
         ],
-        "admin": ["/admin/allocations", f"/admin/allocations/{whole}", "/admin/overrides"],
+        "admin": [
+            "/admin/allocations",
+            f"/admin/allocations/{whole}",
+            "/admin/overrides",
+            "/admin/report",
+            f"/admin/report?{YEARS}&by=allocation",
+            "/admin/audit",
+            "/admin/audit?words=Deep&person=lead",
+            "/policy",
+            "/admin/people",
+            "/admin/people/person?name=ann",
+            "/admin/people/person?name=bob",
+        ],
     }
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(site.app, log_level="error", lifespan="off"))
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}", paths
-        server.should_exit = True
-        thread.join()
+    with serving(site.app) as url:
+        yield url, paths
 
 
 @pytest.mark.slow
@@ -72,29 +142,4 @@ def served(site: Site) -> Iterator[tuple[str, dict[str, list[str]]]]:
 def test_axe_finds_nothing_and_nothing_scrolls_sideways(
     served: tuple[str, dict[str, list[str]]], scheme: Literal["light", "dark"], width: int
 ) -> None:
-    url, paths = served
-    axe = (ROOT / "node_modules/axe-core/axe.min.js").read_text()
-    faults: dict[str, Any] = {}
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
-        for person, looked_at in paths.items():
-            # The pages' content policy is set aside for axe alone.
-            context = chromium.new_context(
-                viewport={"width": width, "height": 800}, color_scheme=scheme, bypass_csp=True
-            )
-            context.add_cookies([{"name": SESSION_COOKIE, "value": person, "url": url}])
-            page = context.new_page()
-            for path in looked_at:
-                response = page.goto(f"{url}{PREFIX}{path}")
-                assert response is not None
-                assert response.status == 200, path
-                page.evaluate(axe)
-                found = page.evaluate(
-                    "axe.run().then(found => found.violations.map(one => [one.id, one.nodes[0].html]))"
-                )
-                wide = page.evaluate("document.documentElement.scrollWidth > document.documentElement.clientWidth")
-                if found or wide:
-                    faults[path] = (found, "scrolls sideways" if wide else "")
-            context.close()
-        chromium.close()
-    assert faults == {}
+    assert faults_of(*served, scheme, width) == {}

@@ -80,6 +80,9 @@ def test_parameters_are_yaml_scalars() -> None:
         ("guaranteed", True, "guaranteed: yes"),
         ("lead", "<b>", "lead: <b>"),
         ("instalments_released", 2, "instalments released: 2"),
+        ("ends_at_ms", 1_800_000_000_000, "ends at: 15 Jan 2027, 08:00 UTC"),
+        ("limits", {"cores": 8, "gpus": None, "microcredits": 2_000_000}, "limits: cores: 8, 2.00 credits"),
+        ("caps", {}, "caps: none"),
     ],
 )
 def test_a_detail_of_the_audit_log_in_words(name: str, value: object, words: str) -> None:

@@ -59,11 +59,35 @@ def test_home_shows_balances_servers_runs_and_charges_with_units(site: Site) -> 
     assert "364 days left" in page
     assert re.search(r'class="p-bar-spent" width="0\.\d+"', page)
     assert "0.1667 core-hours, 0.6667 GiB-hours" in page
-    assert "15 min more" in page
+    assert "23 h 50 min at most" in page
+    assert "renewed by itself in" in page
     assert f'href="{PREFIX}/runs/{run}"' in page
     assert 'href="/hub/home"' in page
     assert '<time datetime="2027-01-15T08:10:00.000Z">15 Jan 2027, 08:10 UTC</time>' in page
     assert "style=" not in page
+
+
+def test_a_server_is_extended_by_its_person_only(site: Site) -> None:
+    entry = site.accept("ann")
+    site.accept("bob")
+    request = LeaseRequest(entry, "ann", LeaseKind.INTERACTIVE, "small", None, "night")
+    lease = site.services.leases.acquire(request, IdempotencyKey.for_request("spawner", "k", "a", {}))
+    site.services.leases.start(lease.id)
+    ann, path = site.browser("ann"), f"/servers/{lease.id}/extend"
+    page = ann.get("/").text
+    assert f'action="{PREFIX}{path}"' in page
+    assert "Stopped earlier if it is not used for 1 h." in page
+    site.clock.at_ms += 600_000
+    assert site.browser("bob").post(path).status_code == 404
+    assert ann.post(path, {"_csrf": "forged"}).status_code == 403
+    [before] = site.services.sessions.outlooks_of("ann")
+    answer = ann.post(path)
+    assert answer.status_code == 303
+    assert "The server is extended." in ann.http.get(answer.headers["Location"]).text
+    [after] = site.services.sessions.outlooks_of("ann")
+    assert (before.used_at, after.used_at) == ("2027-01-15T08:00:00.000Z", "2027-01-15T08:10:00.000Z")
+    site.services.leases.settle(lease.id)
+    assert "so there is nothing to extend" in ann.post(path).text
 
 
 def test_a_server_that_has_not_started_costs_nothing_yet(site: Site) -> None:

@@ -82,11 +82,11 @@ def test_what_is_approved_as_asked_keeps_what_the_form_does_not_have(site: Site)
     found = site.services.requests.ask(Actor("ann"), research, RequestKind.SUPPLEMENT, "More.", 5, asked)
     reviewer = site.browser("rev")
     page = reviewer.get(f"/requests/{found.id}").text
-    assert row_of(page, "Largest sizes") == ["–", "32 cores, 128 GiB"]
+    assert row_of(page, "Largest sizes") == ["16 cores, 64 GiB", "32 cores, 128 GiB"]
     assert "5 credits, larger sizes, more at once" in reviewer.get("/review").text
     assert decide(reviewer, f"/requests/{found.id}", "approve", credits="5", gpu_hours="", core_hours="") == 303
     page = site.browser("ann").get(f"/requests/{found.id}").text
-    assert row_of(page, "At once") == [*["3 servers a person, 96 cores, 1 GPUs"] * 2]
+    assert row_of(page, "At once") == [*["3 servers a person, 96 cores, 1 GPU"] * 2]
     assert "differs" not in page
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from http.cookies import SimpleCookie
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from allocations.api.identity import SESSION_COOKIE, STATE_COOKIE
+from allocations.api.identity import SESSION_COOKIE, STATE_COOKIE, HubUnavailableError, Scope
 from allocations.app import PREFIX
 from allocations.web.session import local_path
+from tests.web.conftest import SCOPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,7 +21,14 @@ if TYPE_CHECKING:
 
     from tests.web.conftest import Site
 
-PUBLIC = {f"{PREFIX}/oauth_callback", f"{PREFIX}/static/{{name:path}}"}
+# The last two ask for a secret in their address instead.
+PUBLIC = {
+    f"{PREFIX}/oauth_callback",
+    f"{PREFIX}/static/{{name:path}}",
+    f"{PREFIX}/help",
+    f"{PREFIX}/calendar/{{token}}.ics",
+    f"{PREFIX}/unsubscribe/{{token}}",
+}
 
 
 def scopes_of(dependant: Dependant) -> set[str]:
@@ -67,6 +76,16 @@ def test_every_page_and_form_is_refused_without_its_scope(site: Site) -> None:
             assert "does not have the role" in response.text
 
 
+def test_all_scopes_but_a_pages_own_are_not_enough(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    browser = site.browser("narrow")
+    for route in page_routes(site):
+        for scope in scopes_of(route.dependant):
+            monkeypatch.setitem(SCOPES, "narrow", frozenset(Scope) - {Scope(scope)})
+            for method in route.methods:
+                response = browser.http.request(method, route.path)
+                assert (response.status_code, "does not have the role" in response.text) == (403, True), route.path
+
+
 @pytest.mark.parametrize("path", ["/review", "/admin/audit", "/admin/allocations"])
 def test_a_person_is_denied_on_a_page_that_says_what_to_do(site: Site, path: str) -> None:
     response = site.browser("ann").get(path)
@@ -80,6 +99,34 @@ def test_navigation_shows_only_what_the_person_may_use(site: Site) -> None:
     for path in ("/review", "/admin/allocations", "/admin/audit"):
         assert f'href="{PREFIX}{path}"' not in person
         assert f'href="{PREFIX}{path}"' in admin
+
+
+def test_a_page_that_is_not_there_has_the_navigation_of_whoever_asks(site: Site) -> None:
+    assert f'href="{PREFIX}/runs"' in site.browser("ann").get("/nothing-here").text
+    assert f'href="{PREFIX}/runs"' not in site.browser().get("/nothing-here").text
+
+
+def test_help_is_for_everybody_and_needs_no_hub(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def away(_identities, _request):
+        raise HubUnavailableError("The hub does not answer.")
+
+    assert f'href="{PREFIX}/runs"' in site.browser("ann").get("/help").text
+    monkeypatch.setattr(type(site.identities), "from_session", away)
+    response = site.browser("ann").get("/help")
+    assert response.status_code == 200
+    assert "What to do when" in response.text
+
+
+def test_every_link_of_the_navigation_is_a_page_of_those_who_see_it(site: Site) -> None:
+    shown = set(re.findall(rf'href="({PREFIX}/[a-z/]*)"', site.browser("admin").get("/help").text))
+    assert len(shown) > 10
+    for person in ("ann", "rev", "admin"):
+        browser = site.browser(person)
+        own = set(re.findall(rf'href="({PREFIX}/[a-z/]*)"', browser.get("/help").text))
+        for address in own:
+            assert browser.http.get(address).status_code in {200, 303}, (person, address)
+        for address in shown - own:
+            assert browser.http.get(address).status_code == 403, (person, address)
 
 
 def test_whoever_is_not_signed_in_goes_to_the_hub_and_the_state_stays_in_this_browser(site: Site) -> None:
@@ -222,10 +269,21 @@ def test_a_form_of_our_own_is_taken(site: Site, headers: dict[str, str]) -> None
 
 def test_every_form_post_checks_the_token(site: Site) -> None:
     browser = site.browser("admin")
-    posts = [route for route in page_routes(site) if "POST" in route.methods]
+    posts = [route for route in page_routes(site) if "POST" in route.methods and route.path not in PUBLIC]
     assert len(posts) > 10
     for route in posts:
         response = browser.http.post(route.path, data={"x": "y"})
+        assert (response.status_code, "form was not accepted" in response.text) == (403, True), route.path
+
+
+def test_every_form_of_another_site_is_refused_though_it_has_the_token(site: Site) -> None:
+    browser = site.browser("admin")
+    token = browser.token()
+    posts = [route for route in page_routes(site) if route.methods - {"GET", "HEAD"} and route.path not in PUBLIC]
+    assert len(posts) > 10
+    for route in posts:
+        assert route.methods == {"POST"}, route.path
+        response = browser.http.post(route.path, data={"_csrf": token}, headers={"Sec-Fetch-Site": "cross-site"})
         assert (response.status_code, "form was not accepted" in response.text) == (403, True), route.path
 
 
@@ -252,6 +310,18 @@ def test_pages_load_nothing_from_elsewhere_and_are_not_kept(site: Site, path: st
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "same-origin"
     assert headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("person", [None, "ann", "admin"])
+def test_no_answer_of_any_page_can_be_framed_or_is_kept(site: Site, person: str | None) -> None:
+    browser = site.browser(person)
+    for route in page_routes(site):
+        for method in route.methods:
+            headers = browser.http.request(method, route.path).headers
+            assert "frame-ancestors 'none'" in headers["content-security-policy"], route.path
+            assert headers["x-content-type-options"] == "nosniff", route.path
+            assert headers["referrer-policy"] == "same-origin", route.path
+            assert headers["cache-control"] == "no-store", route.path
 
 
 def test_a_fault_is_a_page_too(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -218,3 +218,38 @@ def test_a_stranger_learns_neither_that_a_part_exists_nor_its_name(site: Site, c
     assert answers[0] == answers[1]
     assert {status for status, _ in answers[0]} == {404}
     assert shown(site, lensing).state == "active"
+
+
+def test_budget_moves_between_parts_on_the_page_of_the_whole(site: Site, consortium: str) -> None:
+    lensing, shear = part(site, consortium, "Lensing"), part(site, consortium, "Shear")
+    below = part(site, lensing, "Masks", 5)
+    lead, path = site.browser("lead"), f"/allocations/{consortium}"
+    page = lead.get(path).text
+    assert f'data-part="{lensing}"' in page
+    assert f'data-part="{below}"' not in page
+    fields = {"source": lensing, "target": shear, "amount": "40", "key": "f-1"}
+    for _ in range(2):  # sent twice, it moves once
+        done = lead.post(f"{path}/moves", fields)
+        assert done.headers["location"] == f"{PREFIX}{path}?done=moved"
+    assert (credits_of(site, lensing), credits_of(site, shear)) == (60, 140)
+    for changes, status, says in (
+        ({"amount": "61"}, 403, "were to be moved"),
+        ({"target": lensing}, 422, "two different parts"),
+        ({"source": below}, 422, "It is not said from which part"),
+        ({"source": consortium}, 422, "It is not said from which part"),
+        ({"amount": "x"}, 422, "Amount: is not a number"),
+    ):
+        refused = lead.post(f"{path}/moves", fields | {"key": f"f-{says}"} | changes)
+        assert (refused.status_code, says in refused.text) == (status, True), refused.text
+        assert f'value="{(fields | changes)["amount"]}"' in refused.text
+    assert (credits_of(site, lensing), credits_of(site, shear)) == (60, 140)
+
+
+def test_who_only_belongs_to_an_allocation_moves_nothing_in_it(site: Site, consortium: str) -> None:
+    lensing, shear = part(site, consortium, "Lensing"), part(site, consortium, "Shear")
+    site.join(consortium, "ann")
+    fields = {"source": lensing, "target": shear, "amount": "40", "key": "f-1"}
+    for person, status in (("ann", 403), ("bob", 404)):
+        assert site.browser(person).post(f"/allocations/{consortium}/moves", fields).status_code == status
+        assert "Move budget" not in site.browser(person).get(f"/allocations/{consortium}").text
+    assert credits_of(site, lensing) == 100

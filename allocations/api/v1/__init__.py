@@ -9,9 +9,12 @@ from allocations.api.v1 import (
     overrides,
     people,
     publications,
+    purges,
     quotas,
+    reports,
     requests,
     runs,
+    storage,
     transitions,
 )
 
@@ -25,7 +28,10 @@ PARTS = (
     overrides,
     people,
     requests,
+    reports,
     notices,
     runs,
+    storage,
+    purges,
     transitions,
 )

@@ -1,15 +1,14 @@
-"""Allocations: balances, the tree and its division, the agreement, the audit log."""
+"""Allocations: balances, the tree and its division, the agreement."""
 
 from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter
 from pydantic import Field
 
 from allocations.api.v1.awards import Hours
 from allocations.api.v1.common import (
-    Administrator,
     Body,
     OptionalIdempotencyHeader,
     Reader,
@@ -20,7 +19,6 @@ from allocations.api.v1.common import (
 )
 from allocations.leases.views import AgreementView, View
 from allocations.reports.allocations import AllocationDetail, AllocationView
-from allocations.reports.audit import AuditEntryView
 
 router = APIRouter(tags=["allocations"])
 Microcredits = Annotated[int, Field(gt=0, le=10**15, description="Whole microcredits: 1 credit is 1,000,000")]
@@ -77,13 +75,6 @@ class AgreementText(AgreementView):
     """The agreement in force, as Markdown."""
 
     text: str
-
-
-class AuditPage(View):
-    """Entries, newest first; `next_before` continues, None at the end."""
-
-    entries: list[AuditEntryView]
-    next_before: int | None
 
 
 @router.get("/agreement")
@@ -166,15 +157,3 @@ def close(
     """Close a sub-allocation and all below it, for good; leads and managers of its parent only."""
     services.tree.close(caller.actor, allocation_id, why, idempotency_key)
     return services.reports.allocation(caller.actor, allocation_id)
-
-
-@router.get("/audit")
-def audit_log(
-    services: Wired,
-    _caller: Administrator,
-    before: Annotated[int | None, Query(ge=0, lt=2**63, description="Continue after this entry")] = None,
-    subject: Annotated[str | None, Query(description="Only what concerns this id")] = None,
-) -> AuditPage:
-    """The audit log, newest first."""
-    entries = services.reports.audit_log(before_id=before, subject=subject)
-    return AuditPage(entries=entries, next_before=entries[-1].id if entries else None)

@@ -7,8 +7,8 @@ from typing import Annotated
 from pydantic import Field
 
 from allocations.api.v1.common import Body
+from allocations.lifecycle.asked import CREDITS_MAX, HOURS_MAX, TERM_DAYS_MAX
 from allocations.lifecycle.models import Award, OverrideLimits
-from allocations.lifecycle.requests import CREDITS_MAX, HOURS_MAX, TERM_DAYS_MAX
 
 RESOURCE_MAX = 10_000
 SECONDS_MAX = 366 * 86_400

@@ -26,7 +26,7 @@ from allocations.api.v1.common import (
 from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import AllocationsError
 from allocations.leases.models import LeaseKind, LeaseRequest, LeaseState
-from allocations.leases.views import LeaseView, OpenLeaseView, StartOptions, View
+from allocations.leases.views import LeaseView, OpenLeaseView, OutlookView, StartOptions, View
 from allocations.policy.models import Size
 
 log = logging.getLogger(__name__)
@@ -236,6 +236,18 @@ def open_leases(
     """Everybody's open leases, to be compared with what runs. One that is open throughout is on one of the pages."""
     leases = services.leases.open_page(limit, after_id=after, kind=kind)
     return OpenLeaseList(leases=leases, next_after=leases[-1].id if len(leases) == limit else None)
+
+
+@router.get("/leases/{lease_id}/outlook")
+def outlook(lease_id: str, services: Wired, _caller: LeaseHolder) -> OutlookView:
+    """How long a running server can go on, and what ends it then."""
+    return services.sessions.outlook(lease_id)
+
+
+@router.post("/leases/{lease_id}/extend")
+def extend(lease_id: str, services: Wired, _caller: LeaseHolder) -> OutlookView:
+    """Let a running server count as used now, and last as long as one that starts now."""
+    return services.sessions.extend(lease_id)
 
 
 @router.get("/leases/{lease_id}")

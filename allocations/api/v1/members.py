@@ -16,6 +16,10 @@ from allocations.lifecycle.models import Invitation, InvitationState, MemberRole
 from allocations.reports.allocations import MemberView
 
 router = APIRouter(tags=["members"])
+MicrocreditsCap = Annotated[
+    int | None,
+    Field(ge=0, lt=2**63, description="what the member may spend on it in all; null and left out as of caps"),
+]
 Cap = Annotated[int | None, Field(ge=0, lt=2**31, description="null for as much as everybody, left out to keep")]
 
 
@@ -29,6 +33,7 @@ class InviteBody(Body):
     servers_max: Cap = None
     cores_max: Cap = None
     gpus_max: Cap = None
+    microcredits_max: MicrocreditsCap = None
 
 
 class MemberChangeBody(Body):
@@ -40,6 +45,7 @@ class MemberChangeBody(Body):
     servers_max: Cap = None
     cores_max: Cap = None
     gpus_max: Cap = None
+    microcredits_max: MicrocreditsCap = None
 
 
 class InvitationAnswer(StrEnum):
@@ -83,6 +89,7 @@ def invite(allocation_id: str, body: InviteBody, services: Wired, caller: Reques
         servers_max=body.servers_max,
         cores_max=body.cores_max,
         gpus_max=body.gpus_max,
+        microcredits_max=body.microcredits_max,
     )
     return _view(services, invitation)
 

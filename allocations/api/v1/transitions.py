@@ -35,7 +35,7 @@ def change_state(
     allocation_id: str, transition: AdminTransition, body: WhyBody, services: Wired, caller: Administrator
 ) -> AllocationDetail:
     """Suspend, resume, archive or close an allocation; archiving and closing take all below along."""
-    is_part = services.reports.allocation(caller.actor, allocation_id).allocation.parent is not None
+    is_part = services.reports.outline(caller.actor, allocation_id).allocation.parent is not None
     act = {
         AdminTransition.SUSPEND: services.lifecycle.suspend,
         AdminTransition.RESUME: services.lifecycle.resume,

@@ -28,6 +28,19 @@ _MEMBERS_AMONG = select(schema.members).where(
     schema.members.c.allocation_id.in_(bindparam("nodes", expanding=True)),
     schema.members.c.person.in_(bindparam("people", expanding=True)),
 )
+_OF_PEOPLE = (
+    select(schema.allocations, schema.members.c.person)
+    .join(schema.members, schema.members.c.allocation_id == schema.allocations.c.id)
+    .where(schema.members.c.person.in_(bindparam("people", expanding=True)))
+    .order_by(schema.allocations.c.created_at_ms, schema.allocations.c.depth, schema.allocations.c.id)
+)
+_NAMES = select(schema.allocations.c.id, schema.allocations.c.name).where(
+    schema.allocations.c.id.in_(bindparam("nodes", expanding=True))
+)
+_DOWN = schema.below_each_of(bindparam("tops", expanding=True))
+_NAMES_BELOW = select(_DOWN.c.top, schema.allocations.c.id, schema.allocations.c.name).join(
+    _DOWN, _DOWN.c.id == schema.allocations.c.id
+)
 _MEMBER = select(schema.members).where(
     schema.members.c.allocation_id == bindparam("node"), schema.members.c.person == bindparam("of_person")
 )
@@ -127,6 +140,18 @@ class AllocationStore:
         )
         return [_allocation(row) for row in rows], number
 
+    def names(self, connection: Connection, allocation_ids: Iterable[str]) -> dict[str, str]:
+        """Return the names of the allocations that exist, by id."""
+        rows = connection.execute(_NAMES, {"nodes": list(allocation_ids)})
+        return {row.id: row.name for row in rows}
+
+    def names_below(self, connection: Connection, tops: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Return the names of allocations and of all below each, by the id of the former and their own."""
+        found: dict[str, dict[str, str]] = {top: {} for top in tops}
+        for top, node, name in connection.execute(_NAMES_BELOW, {"tops": list(found)}):
+            found[top][node] = name
+        return found
+
     def children(self, connection: Connection, allocation_id: str) -> list[Allocation]:
         """Return the direct sub-allocations, oldest first."""
         rows = connection.execute(
@@ -154,6 +179,14 @@ class AllocationStore:
                 kept.append(node)
         return kept
 
+    def of_people(self, connection: Connection, people: Iterable[str]) -> dict[str, list[Allocation]]:
+        """Return the allocations that people are members of, oldest first; nobody without any."""
+        found: dict[str, list[Allocation]] = {}
+        for row in connection.execute(_OF_PEOPLE, {"people": list(people)}):
+            fields = dict(row._mapping)  # noqa: SLF001  # as above
+            found.setdefault(fields.pop("person"), []).append(_to_allocation(fields))
+        return found
+
     def of_person(self, connection: Connection, person: str) -> list[tuple[Allocation, MemberRole]]:
         """Return the allocations that a person is a member of, oldest first, with the role there."""
         rows = connection.execute(
@@ -180,6 +213,7 @@ class AllocationStore:
                 servers_max=member.servers_max,
                 cores_max=member.cores_max,
                 gpus_max=member.gpus_max,
+                microcredits_max=member.microcredits_max,
             )
         )
 

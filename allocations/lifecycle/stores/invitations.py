@@ -43,6 +43,7 @@ class InvitationStore:
                 servers_max=invitation.servers_max,
                 cores_max=invitation.cores_max,
                 gpus_max=invitation.gpus_max,
+                microcredits_max=invitation.microcredits_max,
             )
         )
 

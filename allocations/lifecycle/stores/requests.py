@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, delete, insert, select, update
+from sqlalchemy import and_, delete, exists, func, insert, or_, select, update
 
 from allocations.db import schema
 from allocations.lifecycle.models import (
+    WAITING_STATES,
     Award,
     Request,
+    RequestFilter,
     RequestKind,
     RequestState,
     Review,
 )
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Row
+    from collections.abc import Collection
+
+    from sqlalchemy import ColumnElement, Connection, Row
 
 
 def _request(row: Row[Any]) -> Request:
@@ -74,10 +78,60 @@ class RequestStore:
         """Return the requests that wait for a reviewer, oldest first."""
         rows = connection.execute(
             select(schema.requests)
-            .where(schema.requests.c.state.in_([RequestState.SUBMITTED, RequestState.IN_REVIEW]))
+            .where(schema.requests.c.state.in_(sorted(WAITING_STATES)))
             .order_by(schema.requests.c.created_at_ms)
         )
         return [_request(row) for row in rows]
+
+    def found(
+        self, connection: Connection, wanted: RequestFilter, start: int, count_max: int
+    ) -> tuple[list[Request], int]:
+        """Return some of the requests that a filter lets through, and how many there are.
+
+        What waits comes oldest first; where others are among them, the latest change first.
+        """
+        conditions = _conditions(wanted)
+        number = connection.execute(select(func.count()).select_from(schema.requests).where(*conditions)).scalar_one()
+        waiting = wanted.states <= WAITING_STATES
+        order = schema.requests.c.created_at_ms if waiting else schema.requests.c.updated_at_ms.desc()
+        rows = connection.execute(
+            select(schema.requests)
+            .where(*conditions)
+            .order_by(order, schema.requests.c.id)
+            .offset(start)
+            .limit(count_max)
+        )
+        return [_request(row) for row in rows], number
+
+    def beside(self, connection: Connection, request: Request, count_max: int) -> list[Request]:
+        """Return the latest other requests of the applicant and on the same allocation, without drafts."""
+        columns = schema.requests.c
+        same = columns.applicant == request.applicant
+        if request.allocation_id is not None:
+            same = or_(same, columns.allocation_id == request.allocation_id)
+        rows = connection.execute(
+            select(schema.requests)
+            .where(same, columns.id != request.id, columns.state != RequestState.DRAFT)
+            .order_by(columns.updated_at_ms.desc(), columns.id)
+            .limit(count_max)
+        )
+        return [_request(row) for row in rows]
+
+    def in_conflict(self, connection: Connection, request_ids: Collection[str], person: str) -> set[str]:
+        """Return which of the requests a person belongs to: by a declared conflict, or as a member of the tree."""
+        declared = select(schema.reviews.c.request_id).where(
+            schema.reviews.c.request_id.in_(list(request_ids)),
+            schema.reviews.c.reviewer == person,
+            schema.reviews.c.conflict,
+        )
+        # More is asked for on whole allocations only: all nodes of the tree have the allocation as their root.
+        belongs = (
+            select(schema.requests.c.id)
+            .join(schema.allocations, schema.allocations.c.root_id == schema.requests.c.allocation_id)
+            .join(schema.members, schema.members.c.allocation_id == schema.allocations.c.id)
+            .where(schema.requests.c.id.in_(list(request_ids)), schema.members.c.person == person)
+        )
+        return {row[0] for row in connection.execute(declared.union(belongs))}
 
     def is_waiting(self, connection: Connection, allocation_id: str, kind: RequestKind) -> bool:
         """Say whether something of a kind is asked for on an allocation and not decided yet."""
@@ -120,7 +174,37 @@ class RequestStore:
 
     def reviews(self, connection: Connection, request_id: str) -> list[Review]:
         """Return the reviews of a request, oldest first."""
+        return self.reviews_of(connection, [request_id])[request_id]
+
+    def reviews_of(self, connection: Connection, request_ids: Collection[str]) -> dict[str, list[Review]]:
+        """Return the reviews of requests by their id, each list oldest first."""
+        found: dict[str, list[Review]] = {request_id: [] for request_id in request_ids}
         rows = connection.execute(
-            select(schema.reviews).where(schema.reviews.c.request_id == request_id).order_by(schema.reviews.c.at_ms)
+            select(schema.reviews)
+            .where(schema.reviews.c.request_id.in_(list(request_ids)))
+            .order_by(schema.reviews.c.at_ms)
         )
-        return [Review(row.request_id, row.reviewer, row.score, row.conflict, row.comment, row.at_ms) for row in rows]
+        for row in rows:
+            found[row.request_id].append(Review(**row._mapping))  # noqa: SLF001  # as above
+        return found
+
+
+def _conditions(wanted: RequestFilter) -> list[ColumnElement[bool]]:
+    columns, reviews = schema.requests.c, schema.reviews.c
+    conditions: list[ColumnElement[bool]] = [columns.state.in_(sorted(wanted.states))]
+    if wanted.tier is not None:
+        conditions.append(columns.tier == wanted.tier)
+    if wanted.kind is not None:
+        conditions.append(columns.kind == wanted.kind)
+    if wanted.created_until_ms is not None:
+        conditions.append(columns.created_at_ms <= wanted.created_until_ms)
+    if wanted.reviewed_by is not None:
+        conditions.append(exists().where(reviews.request_id == columns.id, reviews.reviewer == wanted.reviewed_by))
+    if wanted.to_be_reviewed_by is not None:
+        person = wanted.to_be_reviewed_by
+        conditions.append(columns.applicant != person)
+        conditions.append(~exists().where(reviews.request_id == columns.id, reviews.reviewer == person))
+    if wanted.text:
+        searched = (columns.title, columns.applicant, columns.id)
+        conditions.append(or_(*(column.icontains(wanted.text, autoescape=True) for column in searched)))
+    return conditions

@@ -15,8 +15,11 @@
   "storage_class" $storage.dynamic.storageClass
 ) }}
 {{- $mounts = append $mounts (dict "name" "home" "path" $storage.homeMountPath "source" (dict "persistentVolumeClaim" $home)) }}
+{{- else if eq $storage.type "static" }}
+{{- $homes := dict "persistentVolumeClaim" (dict "claimName" $storage.static.pvcName) }}
+{{- $mounts = append $mounts (dict "name" "home" "path" $storage.homeMountPath "source" $homes "sub_path" "{person}") }}
 {{- end }}
-{{- range $name, $volume := dict "scratch" (list $storage.scratch $storage.scratchMountPath "{person}") "shared" (list $storage.shared $storage.sharedMountPath "{allocation}") }}
+{{- range $name, $volume := dict "scratch" (list $storage.scratch $storage.scratchMountPath "{allocation}") "shared" (list $storage.shared $storage.sharedMountPath "{allocation}") }}
 {{- $source := include "meridian.source" (index $volume 0) | fromJson }}
 {{- if $source }}
 {{- $mount := dict "name" $name "path" (index $volume 1) "source" $source }}

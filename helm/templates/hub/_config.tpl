@@ -38,6 +38,10 @@
   "gpu_resource" $user.gpu.resource
   "gpu_nodes" $user.gpu.nodes
 }}
+{{- if eq $user.storage.type "static" }}
+{{- $claim := required "singleuser.storage.static.pvcName has to name the volume of everybody's homes." $user.storage.static.pvcName }}
+{{- $_ := set $ours "home_source" (dict "persistentVolumeClaim" (dict "claimName" $claim)) }}
+{{- end }}
 {{- if .Values.scheduling.podPriority.enabled }}
 {{- $cluster := include "meridian.clusterName" . }}
 {{- $_ := set $spawner "priority_class_name" (printf "%s-people" $cluster) }}
@@ -52,8 +56,15 @@
   "KubeAllocationSpawner" $ours
   "Spawner" (dict "default_url" $user.defaultUrl "start_timeout" (int $user.startTimeout))
 }}
+{{- $hub := dict }}
 {{- if eq .Values.hub.db.type "other" }}
-{{- $_ := set $config "JupyterHub" (dict "db_url" (required "hub.db.url has to name the database of the hub." .Values.hub.db.url)) }}
+{{- $_ := set $hub "db_url" (required "hub.db.url has to name the database of the hub." .Values.hub.db.url) }}
 {{- end }}
+{{- /* By http the hub goes by how it was reached, as ever: there may be several ways to it. */ -}}
+{{- $url := include "meridian.publicUrl" . }}
+{{- if hasPrefix "https://" $url }}
+{{- $_ := set $hub "public_url" (printf "%s/" $url) }}
+{{- end }}
+{{- $_ := set $config "JupyterHub" $hub }}
 {{- toYaml (mergeOverwrite $config (deepCopy .Values.hub.config)) }}
 {{- end }}

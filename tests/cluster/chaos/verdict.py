@@ -102,8 +102,11 @@ def _judge_lease(verdict: Verdict, lease: LeaseView, witness: Witness, keeper: K
         verdict.faults.append(f"{said} is charged {lease.charged_microcredits}, not of whole seconds")
     verdict.charged_seconds += charged
     if lease.id not in witness.started:
-        if charged:
-            verdict.faults.append(f"{said} is charged {charged} s, and nothing was seen to run")
+        # One whose end alone was seen ran no longer than since it was acquired; any other has not run.
+        ended = witness.finished.get(lease.id)
+        longest = (ended - datetime.fromisoformat(lease.acquired_at)).total_seconds() if ended else 0
+        if charged > longest:
+            verdict.faults.append(f"{said} is charged {charged} s, and was seen to run {longest} s at most")
         return
     finished = witness.finished.get(lease.id)
     if finished is None:

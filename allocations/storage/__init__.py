@@ -1,0 +1,1 @@
+"""People's files: measured, charged, warned of, purged, archived and restored."""

@@ -1,0 +1,1 @@
+"""What people ask back of archives: asked for where there are no mounts, carried out where they are."""
