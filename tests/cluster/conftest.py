@@ -15,6 +15,8 @@ import pytest
 from kubernetes import client, config
 from kubernetes_asyncio.config import kube_config
 
+from tests.cluster.namespaces import make_namespace
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -95,7 +97,7 @@ def cluster() -> Iterator[Cluster]:
         config.load_kube_config(os.environ["KUBECONFIG"])
         core = client.CoreV1Api()
         namespace = f"meridian-test-{uuid.uuid4().hex[:8]}"
-        core.create_namespace({"metadata": {"name": namespace}})
+        make_namespace(core, namespace)
         advertise_gpus(core)
         try:
             own_state = None if is_given else Path(os.environ["KUBECONFIG"]).parent

@@ -21,6 +21,7 @@ from allocations.leases.views import LeaseView
 from tests.chart.rendering import CHART, FULL_NAME, NAME
 from tests.cluster.conftest import run_script
 from tests.cluster.kube_bench import POLICIES, Witness
+from tests.cluster.namespaces import make_namespace
 from tests.e2e.platform import Site
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def installation(cluster: Cluster) -> Iterator[Installation]:
     core = cluster.core
     values = installation_values(images)
     namespace = f"meridian-platform-{uuid.uuid4().hex[:8]}"
-    core.create_namespace({"metadata": {"name": namespace}})
+    make_namespace(core, namespace)
     for name in ("scratch", "shared"):
         spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}}
         core.create_namespaced_persistent_volume_claim(namespace, {"metadata": {"name": name}, "spec": spec})

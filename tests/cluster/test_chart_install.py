@@ -14,6 +14,7 @@ import yaml
 from kubernetes import client, dynamic
 
 from tests.chart.rendering import CHART, EVERYTHING, FULL_NAME, NAME, TRIAL, documents
+from tests.cluster.namespaces import await_counted, make_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,10 +68,11 @@ class Installed:
 @pytest.fixture(scope="module")
 def installed(cluster: Cluster) -> Iterator[Installed]:
     namespace = f"meridian-chart-{uuid.uuid4().hex[:8]}"
-    cluster.core.create_namespace({"metadata": {"name": namespace}})
+    make_namespace(cluster.core, namespace)
     with helm.Config(kubeconfig_path=os.environ["KUBECONFIG"], namespace=namespace) as config:
         try:
             config.install(CHART, NAME, BARE)
+            await_counted(cluster.core, namespace)
             yield Installed(config, cluster.core, namespace)
         finally:
             # What belongs to the cluster goes with the release, the rest with the namespace.

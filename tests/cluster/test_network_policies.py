@@ -18,6 +18,7 @@ from kubernetes import client
 
 from hub.spawner.manifests import LEASE
 from tests.chart.rendering import CHART, FULL_NAME, NAME, TRIAL, documents
+from tests.cluster.namespaces import make_namespace
 from tests.hub.test_hub_running import free_port
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def neighbourhood(cluster: Cluster) -> Iterator[Neighbourhood]:
         for address, port in ((METADATA, 80), (INTERNET, 80), ("", node_port)):
             stack.enter_context(listening(address, port))
         for namespace in (near, far):
-            core.create_namespace({"metadata": {"name": namespace}})
+            make_namespace(core, namespace)
             stack.callback(core.delete_namespace, namespace, grace_period_seconds=0)
         for one in manifests:
             if one["kind"] == "NetworkPolicy":

@@ -16,6 +16,7 @@ import pytest
 
 from tests.cluster.kubespawner_suite.images import OURS, publish_images
 from tests.cluster.kubespawner_suite.plugin import LEASES
+from tests.cluster.namespaces import make_namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +47,7 @@ def namespaces(cluster: Cluster) -> Iterator[dict[str, str]]:
     """Make the two namespaces that the tests want, as the variables that name them, and delete them."""
     names = [f"{cluster.namespace}-suite", f"{cluster.namespace}-other"]
     for name in names:
-        cluster.core.create_namespace({"metadata": {"name": name}})
+        make_namespace(cluster.core, name)
     try:
         yield {
             "KUBESPAWNER_TEST_NAMESPACE": names[0],
