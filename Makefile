@@ -9,12 +9,12 @@ STATE ?= state
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# Fast and slow tests share the cores; those of a whole platform, in a browser or on a cluster, have them to themselves.
+# Fast and slow tests share the cores; of those of a whole platform, one in a browser and one on a cluster go on at a time.
 FAST := -n logical --dist worksteal -m "not slow and not e2e and not cluster"
 SLOW := -n logical --dist worksteal -m "slow and not e2e and not cluster"
 UPSTREAM := tests/cluster/kubespawner_suite/sources $(BIN)/uv $(BIN)/python
 
-.PHONY: help up test test-cluster test-kubespawner test-fast lint explore chaos attack bench mutations images lock published clean
+.PHONY: help up test test-browser test-cluster test-kubespawner test-fast lint explore chaos attack bench mutations images lock published clean
 
 help:            ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -55,8 +55,12 @@ test: $(VENV)/installed-dev node_modules/installed lint   ## everything, in a re
 	test -n "$${KUBECONFIG:-}" || { chrt --idle 0 tests/cluster/scripts/build >/dev/null 2>&1 & }
 	$(BIN)/pytest $(FAST)
 	$(BIN)/pytest $(SLOW)
+	@# Both wait for browsers, kernels and pods more than they compute.
+	$(MAKE) --jobs=2 --output-sync=target test-browser test-cluster
+
+test-browser: $(VENV)/installed-dev node_modules/installed   ## whole platforms on this machine, in a real browser
+	scripts/install-test-tools chromium postgresql
 	$(BIN)/pytest -m "e2e and not cluster"
-	$(MAKE) test-cluster
 
 test-cluster: $(VENV)/installed-dev node_modules/installed   ## servers as pods on a real Kubernetes, built here unless KUBECONFIG names one
 	scripts/install-test-tools chromium postgresql
