@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.report import Comparison, Report, Section
 from benchmarks.spent import module, peak_mib, spend
-from benchmarks.storage_trees import NS_PER_DAY, OLD_DAYS, age, check_room, make_bare, make_filled
+from benchmarks.storage_trees import NS_PER_DAY, OLD_DAYS, age, check_room, make_bare, make_empty, make_filled
 from benchmarks.watch import Spent
 
 if TYPE_CHECKING:
@@ -36,17 +36,23 @@ SUM = PIPE + 'zstd -q -dc "$0" | sha256sum'
 UNPACK = PIPE + 'zstd -q -dc "$0" | tar -C "$1" --xattrs -xf -'
 COMPARES = (
     "trees of files planned, measured, archived, verified, restored and deleted by allocations.storage, against the "
-    "tool that everybody has for it; in rounds, the sides of each in random order, with a warm page cache."
+    "tool that everybody has for it; in rounds, the sides of each in random order."
 )
 PAGE_CACHE = (
-    "Every tree and archive was in the page cache, and what had to be made before a measurement was on the disk; a "
-    "first round is not counted. Memory was looked at once more, by itself: that of all processes of a side together."
+    "Every tree and archive was in the page cache, but where a title says cold, and what had to be made before a "
+    "measurement was on the disk; a first round is not counted. Memory was looked at once more, by itself: that of all "
+    "processes of a side together."
 )
+NOT_COLD = "Nothing was measured cold: only root may have the kernel forget what it has read."
+DROP_CACHES = Path("/proc/sys/vm/drop_caches")
+# What the memory of a plan must stay below, however many entries there are.
+MEMORY_GOAL_MIB = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """How much is measured: files of the bare tree, of the archived one (with large ones beside) and of the deleted."""
+    """How much is measured: files of the bare tree, of the archived one (with large ones beside), of the deleted, and
+    of the one that is planned for its memory; `bound` is the load that a scan is held to, in entries a second."""
 
     rounds: int
     bare_files: int
@@ -54,18 +60,21 @@ class Size:
     large: int
     large_bytes: int
     deleted_files: int
+    many_files: int
+    bound: int
 
 
-FULL = Size(3, 1_000_000, 40_000, 4, 64 << 20, 20_000)
-QUICK = Size(2, 20_000, 2_000, 1, 16 << 20, 1_000)
+FULL = Size(3, 1_000_000, 40_000, 4, 64 << 20, 20_000, 10_000_000, 100_000)
+QUICK = Size(2, 20_000, 2_000, 1, 16 << 20, 1_000, 50_000, 10_000)
 Sides = dict[str, "Callable[[], Spent]"]
 
 
 def steps(*, quick: bool) -> int:
     """Return how many steps of the progress bar `run` makes."""
     rounds = 1 + _size(quick=quick).rounds
-    # Trees made and aged; rounds of plans, of measuring, of the archive's three, of deleting.
-    return 1 + len(PERCENTS) + rounds * (len(PERCENTS) + 1) + ((1 + rounds * 3) if _has_zstd() else 0) + rounds
+    # Trees made and aged; rounds of plans, of measuring, of the archive's three, of deleting; cold; bounded; many.
+    warm = 1 + len(PERCENTS) + rounds * (len(PERCENTS) + 1) + ((1 + rounds * 3) if _has_zstd() else 0) + rounds
+    return warm + (rounds if _may_forget() else 0) + 1 + 2
 
 
 def run(step: Step, *, quick: bool) -> Report:
@@ -74,19 +83,31 @@ def run(step: Step, *, quick: bool) -> Report:
     report = Report("storage", COMPARES, "the tool", notes=[PAGE_CACHE])
     with TemporaryDirectory(prefix="meridian-bench-") as name:
         place = Path(name)
-        check_room(place, size.bare_files * 2)
+        check_room(place, size.bare_files * 2 + size.many_files)
         bench = _Bench(place, size, step)
         report.sections += bench.bare()
         if _has_zstd():
             report.sections += bench.archive()
         else:
             report.notes.append("Archives were left out: there is no zstd. Install Debian's package of that name.")
-        report.sections.append(bench.deletion())
+        report.sections += [bench.deletion(), bench.many()]
+    if not _may_forget():
+        report.notes.append(NOT_COLD)
     return report
 
 
 def _size(*, quick: bool) -> Size:
     return QUICK if quick else FULL
+
+
+def _may_forget() -> bool:
+    return os.access(DROP_CACHES, os.W_OK)
+
+
+def _forget() -> None:
+    """Have the kernel forget all folders and inodes that it has read."""
+    os.sync()
+    DROP_CACHES.write_text("3", encoding="ascii")
 
 
 def _has_zstd() -> bool:
@@ -135,8 +156,8 @@ class _Bench:
         size, tree = self._size, self._place / "bare"
         self._step(f"making {size.bare_files:,} files")
         make_bare(tree, size.bare_files)
-        sections = [self._plans(tree, percent) for percent in PERCENTS]
-        sections.append(self._measuring(tree))
+        sections = [section for percent in PERCENTS for section in self._plans(tree, percent)]
+        sections += [self._measuring(tree), self._bounded(tree)]
         shutil.rmtree(tree)
         return sections
 
@@ -203,9 +224,22 @@ class _Bench:
         found = self._rounds("deleting", sides)
         return _section(f"Deleting {self._size.deleted_files:,} files", found)
 
+    def many(self) -> Section:
+        """Plan for a tree of very many files, all of them old: only its memory counts."""
+        files, tree, plan = self._size.many_files, self._place / "many", self._place / "many-plan"
+        self._step(f"making {files:,} files")
+        make_empty(tree, files)
+        self._step(f"planning for {files:,} files")
+        peak = peak_mib(_work("plan-all", tree, plan, _now_ms()))
+        spend(["rm", "-rf", tree])
+        return Section(
+            f"A plan for {files:,} files, all of them old",
+            [Comparison("memory, against the goal", "MiB", [peak], [MEMORY_GOAL_MIB])],
+        )
+
     # ------------------------------------------------------------------ planning and measuring
 
-    def _plans(self, tree: Path, percent: int) -> Section:
+    def _plans(self, tree: Path, percent: int) -> list[Section]:
         self._step(f"making {percent} % old")
         old = age(tree, self._size.bare_files, percent)
         now_ms = _now_ms()
@@ -235,16 +269,17 @@ class _Bench:
             return done.spent
 
         sides: Sides = {OURS: ours, "find -printf": found, "os.walk": plainly}
-        section = _section(
-            f"A plan for {self._size.bare_files:,} files, {percent} % of them old",
-            self._rounds(f"planning, {percent} % old", sides),
-        )
+        title = f"A plan for {self._size.bare_files:,} files, {percent} % of them old"
+        section = _section(title, self._rounds(f"planning, {percent} % old", sides))
         peak = peak_mib(planning)
         section.comparisons += [
             Comparison(f"memory, {name}", "MiB", [peak], [peak_mib(command)])
             for name, command in (("find -printf", find), ("os.walk", walking))
         ]
-        return section
+        if percent != PERCENTS[0] or not _may_forget():
+            return [section]
+        cold = self._rounds(f"planning, {percent} % old, cold", sides, before_each=_forget)
+        return [section, _section(f"{title}, cold", cold)]
 
     def _measuring(self, tree: Path) -> Section:
         command = ["du", "-s", "--block-size=1", str(tree)]
@@ -261,6 +296,17 @@ class _Bench:
             Comparison("memory, du -s", "MiB", [peak_mib(_work("measure", tree))], [peak_mib(command)])
         )
         return section
+
+    def _bounded(self, tree: Path) -> Section:
+        """Plan once more, held to a load."""
+        self._step("planning, with a bound on the load")
+        bound, entries = self._size.bound, self._size.bare_files
+        done = work("plan-bounded", tree, self._place / "plan", _now_ms(), bound)
+        rate = entries / done.spent.seconds
+        return Section(
+            f"A plan for {entries:,} files, held to {bound:,} entries a second",
+            [Comparison("entries a second, against the bound", "/s", [rate], [bound])],
+        )
 
     # ------------------------------------------------------------------ deleting
 
@@ -285,12 +331,15 @@ class _Bench:
 
     # ------------------------------------------------------------------ inside
 
-    def _rounds(self, doing: str, sides: Sides) -> dict[str, list[Spent]]:
+    def _rounds(
+        self, doing: str, sides: Sides, *, before_each: Callable[[], None] = lambda: None
+    ) -> dict[str, list[Spent]]:
         """Measure all sides in each round, in random order; the first round only warms up."""
         spent: dict[str, list[Spent]] = {name: [] for name in sides}
         for number in range(1 + self._size.rounds):
             self._step(doing)
             for name in self._order.sample(list(sides), len(sides)):
+                before_each()
                 one = sides[name]()
                 if number:
                     spent[name].append(one)

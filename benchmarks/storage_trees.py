@@ -42,6 +42,18 @@ def make_bare(tree: Path, files: int) -> None:
             (folder / _name(number)).write_bytes(b"light" if number % FILLED_EACH == 0 else b"")
 
 
+def make_empty(tree: Path, files: int) -> None:
+    """Make a tree of so many empty files, as fast as one process makes them."""
+    tree.mkdir()
+    for first in range(0, files, IN_A_FOLDER):
+        folder = _folder(tree, first)
+        folder.mkdir(parents=True)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        for number in range(first, min(first + IN_A_FOLDER, files)):
+            os.close(os.open(_name(number), os.O_CREAT | os.O_WRONLY, 0o644, dir_fd=fd))
+        os.close(fd)
+
+
 def age(tree: Path, files: int, percent: int) -> int:
     """Make so many of each hundred files of a bare tree old; returns how many are."""
     then_ns = time.time_ns() - OLD_DAYS * NS_PER_DAY

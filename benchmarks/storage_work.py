@@ -57,6 +57,15 @@ def plan_all(tree: str, output: str, now_ms: str) -> dict[str, Any]:
     return {**asdict(watch.spent), "files": sums.files.entries}
 
 
+def plan_bounded(tree: str, output: str, now_ms: str, entries_per_second: str) -> dict[str, Any]:
+    """Plan, held to a load."""
+    rules, bound = rules_at(int(now_ms)), float(entries_per_second)
+    none = f"{output}.none"
+    with Watch() as watch:
+        plan(tree, rules, output, arrivals=none, now_ms=int(now_ms), dry_run=True, entries_per_second=bound)
+    return asdict(watch.spent)
+
+
 def measure_use(tree: str) -> dict[str, Any]:
     """Add up what a tree takes."""
     with Watch() as watch:
@@ -103,6 +112,7 @@ def delete_planned(tree: str, planned: str, archive: str) -> dict[str, Any]:
 WORK: dict[str, Callable[..., dict[str, Any]]] = {
     "plan": plan_purge,
     "plan-all": plan_all,
+    "plan-bounded": plan_bounded,
     "measure": measure_use,
     "write": write_archive,
     "verify": verify_archive,
