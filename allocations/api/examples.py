@@ -241,6 +241,11 @@ _RUN = RunView(
     ended_at=None,
     held_microcredits=46_800,
     charged_microcredits=0,
+    end_code=None,
+    remedy=None,
+    environment=["SURVEY_TOKEN"],
+    output="home:results",
+    replay_of=None,
 )
 _AGREEMENT = AgreementView(version="2026-07-01", title="User agreement", accepted=True, url="/agreement")
 _OPTIONS = StartOptions(

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _ADMISSIONS = Counter(
     "meridian_admissions_total", "Admissions by outcome: admitted, or the code of the denial", ["outcome"]
 )
+_ENDS = Counter("meridian_run_ends_total", "Ends of batch runs that were reported, by code", ["code"])
 _REQUESTS = Histogram(
     "meridian_http_request_seconds", "Time to answer, by route and status", ["route", "method", "status"]
 )
@@ -21,6 +22,11 @@ _REQUESTS = Histogram(
 def count_admission(outcome: str) -> None:
     """Count an admission or a denial."""
     _ADMISSIONS.labels(outcome).inc()
+
+
+def count_end(code: str) -> None:
+    """Count the end of a batch run."""
+    _ENDS.labels(code).inc()
 
 
 class RequestMetrics:

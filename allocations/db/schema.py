@@ -492,8 +492,25 @@ runs = Table(
     Column("submitted_at_ms", BigInteger, nullable=False),
     Column("started_at_ms", BigInteger),
     Column("ended_at_ms", BigInteger),
+    Column("end_code", Text),
+    Column("provenance", Text),
+    Column("environment", Text),
+    Column("output", Text),
+    Column("replay_of", Text),
     Index(None, "person", "submitted_at_ms"),
     Index(None, "state"),
+)
+
+# What people's runs may be given: the value is encrypted with a key that is not in the database.
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("person", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("changed_at_ms", BigInteger, nullable=False),
+    Column("used_at_ms", BigInteger),
 )
 
 # One tree (or prefix of a bucket) of a class that belongs to a person or to an allocation: what it took when it was

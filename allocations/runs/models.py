@@ -9,22 +9,20 @@ from typing import Any
 
 from allocations.clock import to_rfc3339
 from allocations.leases.views import ResourcesView, View
+from allocations.runs.ends import EndCode, end_code_of, meaning_of
+from allocations.runs.states import ACTIVE_STATES, ENDED_STATES, RunState
 
-
-class RunState(StrEnum):
-    """Where a run is in its life."""
-
-    QUEUED = "queued"
-    ADMITTED = "admitted"
-    RUNNING = "running"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    TIMED_OUT = "timed_out"
-
-
-ACTIVE_STATES = frozenset({RunState.ADMITTED, RunState.RUNNING})
-ENDED_STATES = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.TIMED_OUT})
+__all__ = [
+    "ACTIVE_STATES",
+    "ENDED_STATES",
+    "EVERY_RUN",
+    "Outcome",
+    "Run",
+    "RunError",
+    "RunFilter",
+    "RunState",
+    "RunView",
+]
 
 
 class Outcome(StrEnum):
@@ -60,7 +58,10 @@ class RunError(View):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run as stored. `parameters` and `error` are JSON."""
+    """A run as stored. `parameters`, `error`, `provenance` and `environment` (names of secrets) are JSON.
+
+    `output` is the place that the executed notebook is saved to as well, `replay_of` the run that this one repeats.
+    """
 
     id: str
     person: str
@@ -87,6 +88,11 @@ class Run:
     submitted_at_ms: int
     started_at_ms: int | None
     ended_at_ms: int | None
+    end_code: str | None = None
+    provenance: str | None = None
+    environment: str | None = None
+    output: str | None = None
+    replay_of: str | None = None
 
 
 class RunView(View):
@@ -116,10 +122,18 @@ class RunView(View):
     ended_at: str | None
     held_microcredits: int
     charged_microcredits: int
+    end_code: EndCode | None
+    remedy: str | None
+    environment: list[str]
+    output: str | None
+    replay_of: str | None
 
     @classmethod
     def from_run(cls, run: Run, allocation_name: str, amounts: tuple[int, int]) -> RunView:
         """Show a run with the (held, charged) amounts of its lease."""
+        error = RunError.model_validate_json(run.error) if run.error else None
+        code = end_code_of(run, error.name if error else None)
+        meaning = meaning_of(code, started=run.started_at_ms is not None) if code else None
         return cls(
             id=run.id,
             person=run.person,
@@ -139,10 +153,15 @@ class RunView(View):
             cells_done=run.cells_done,
             cells_total=run.cells_total,
             current_cell=run.current_cell,
-            error=RunError.model_validate_json(run.error) if run.error else None,
+            error=error,
             submitted_at=to_rfc3339(run.submitted_at_ms),
             started_at=None if run.started_at_ms is None else to_rfc3339(run.started_at_ms),
             ended_at=None if run.ended_at_ms is None else to_rfc3339(run.ended_at_ms),
             held_microcredits=amounts[0],
             charged_microcredits=amounts[1],
+            end_code=code,
+            remedy=meaning.remedy if meaning else None,
+            environment=json.loads(run.environment or "[]"),
+            output=run.output,
+            replay_of=run.replay_of,
         )

@@ -17,6 +17,7 @@ from allocations.errors import (
 )
 from allocations.leases.models import Ending, EndReason, LeaseKind, LeaseRequest, LeaseState
 from allocations.runs.cells import EVENTS_BYTES_MAX, OUTLINE_BYTES_MAX, Cell, cells_of
+from allocations.runs.ends import EndCode, known_code
 from allocations.runs.files import EVENTS, INPUT, LOG, READ_BYTES_MAX
 from allocations.runs.models import (
     ACTIVE_STATES,
@@ -76,6 +77,7 @@ class Finish:
     started_at_ms: int | None
     ended_at_ms: int
     error: RunError | None = None
+    end_code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +241,8 @@ class RunService:
                 "current_cell": None,
                 "error": finish.error.model_dump_json() if finish.error else None,
             }
+            if finish.outcome is Outcome.FAILED:
+                changes["end_code"] = known_code(finish.end_code, finish.error.name if finish.error else None)
             self.runs.change(connection, run_id, **changes)
             return self._view(connection, replace(run, **changes))
 
@@ -433,6 +437,7 @@ class RunService:
             waiting_reason=None,
             ended_at_ms=self.clock.now_ms(),
             error=refusal.model_dump_json(),
+            end_code=EndCode.NOT_ADMITTED,
         )
 
     def _lose(self, connection: Connection, run: Run, finish: Finish) -> Run:
@@ -457,6 +462,7 @@ class RunService:
                 "state": RunState.FAILED,
                 "ended_at_ms": lease.ended_at_ms,
                 "error": error.model_dump_json(),
+                "end_code": known_code(finish.end_code, "Lost"),
             }
         self.runs.change(connection, run.id, **changes)
         return replace(run, **changes)

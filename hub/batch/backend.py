@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from hub.batch.ends import LOST
+
 if TYPE_CHECKING:
     from hub.batch.model import Run, RunResult
 
@@ -33,9 +35,10 @@ class Exited:
 
 @dataclass(frozen=True)
 class Gone:
-    """There is no runner and no result: it never started, or it died; `why`, where the place knows."""
+    """There is no runner and no result: it never started, or it died; `why`, where the place knows, and its code."""
 
     why: str = ""
+    code: str = LOST
 
 
 Sight = Running | Exited | Gone

@@ -231,6 +231,10 @@ def _show(run: Run, *, as_json: bool) -> None:
     if run.error:
         where = f"cell {run.error.cell}: " if run.error.cell is not None else ""
         table.add_row("Error", f"{where}{run.error.name}: {run.error.message}")
+    if run.end_code and run.end_code != run.state:
+        table.add_row("End", run.end_code)
+    if run.remedy:
+        table.add_row("Next", run.remedy)
     out.print(table, highlight=False)
     if run.error and run.error.traceback:
         out.print(run.error.traceback, highlight=False, markup=False)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, assert_never
 
 from prometheus_client import start_http_server
 
+from hub.batch import ends
 from hub.batch.backend import BackendUnavailableError, Exited, Gone, Running, StartError
 from hub.batch.files import RunDirectory
 from hub.batch.local import LocalBackend
@@ -188,12 +189,12 @@ class Executor:
                 if self._stop_reason(run, started_at, self._clock()):
                     self._stop(run, attempt)
                 self._report_progress(run, attempt, started_at)
-            case Gone(why):
-                self._attend_gone(run, attempt, why)
+            case Gone(why, code):
+                self._attend_gone(run, attempt, why, code)
             case _:
                 assert_never(sight)
 
-    def _attend_gone(self, run: Run, attempt: Attempt, why: str) -> None:
+    def _attend_gone(self, run: Run, attempt: Attempt, why: str, code: str) -> None:
         """No process and no result: never started, or died. Two looks, since a result may be arriving."""
         progress = RunDirectory.of(self._store, run.id).read_progress()
         started_at = run.started_at or (progress.started_at if progress else None)
@@ -213,7 +214,7 @@ class Executor:
         error = None
         if reason is None:
             message = f"The run's process ended without a result. The platform failed, not the notebook. {why}".strip()
-            error = RunError(progress.current_cell if progress else None, "Lost", message, "")
+            error = RunError(progress.current_cell if progress else None, "Lost", message, "", code)
         self._finish(run, reason or "lost", started_at, to_text(self._clock()), error)
 
     def _stop_reason(self, run: Run, started_at: str | None, until: datetime) -> Outcome | None:
@@ -261,7 +262,9 @@ class Executor:
         del self._runs[run.id]
         del self._attempts[run.id, run.attempt]
         self._metrics.runs.labels(outcome).inc()
-        logger.info("The run has ended", extra=run_fields(run, outcome=outcome))
+        code = ends.end_code(outcome, error)
+        self._metrics.ends.labels(code).inc()
+        logger.info("The run has ended", extra=run_fields(run, outcome=outcome, end_code=code))
         self._backend.release(run.id)
 
     def _clear_strays(self, ours: set[str]) -> None:
@@ -315,7 +318,7 @@ class Executor:
             raise
         except StartError as start_error:
             logger.exception("The run could not be started", extra=run_fields(run))
-            error = RunError(None, "StartFailed", str(start_error), "")
+            error = RunError(None, "StartFailed", str(start_error), "", ends.START_FAILED)
             self._finish(run, "lost", None, to_text(self._clock()), error)
         else:
             logger.info("Started the run", extra=run_fields(run))

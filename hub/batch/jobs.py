@@ -16,6 +16,7 @@ from kubespawner.slugs import safe_slug
 from kubespawner.utils import get_k8s_model
 from pydantic import BaseModel, ConfigDict
 
+from hub.batch import ends
 from hub.batch.backend import Exited, Gone, Running
 from hub.batch.model import RunError, RunResult, to_text
 from hub.spawner.manifests import (
@@ -256,17 +257,17 @@ def sight_of_unclaimed(
 ) -> Sight:
     """What has become of an attempt whose notebook no pod has begun: it is under way, or will not come."""
     if job is None or "deletionTimestamp" in job["metadata"] or _finished(job):
-        return Gone(_words(*pods[-1:]))
+        return Gone(_words(*pods[-1:]), ends.code_of_lost_pod(pods[-1]) if pods else ends.LOST)
     coming = [pod for pod in pods if pod_end(pod, now) is None and "deletionTimestamp" not in pod["metadata"]]
     if not coming and job["spec"].get("parallelism") == 0:
         return Gone()
     trouble = [reason for pod in coming for reason in _waiting(pod) if reason in NO_IMAGE | NO_CONTAINER]
     waited = now - _time(job["metadata"]["creationTimestamp"])
     if trouble and waited > timedelta(seconds=terms.image_seconds):
-        return Gone(f"Its pod could not start: {trouble[0]}.")
+        return Gone(f"Its pod could not start: {trouble[0]}.", ends.START_FAILED)
     # With Kueue it waits its turn, however long.
     if not terms.kueue_queue and waited > timedelta(seconds=terms.start_seconds):
-        return Gone(f"Its pod did not start within {terms.start_seconds} seconds.")
+        return Gone(f"Its pod did not start within {terms.start_seconds} seconds.", ends.START_FAILED)
     return Running(None)
 
 
@@ -280,13 +281,17 @@ def _without_result(run: Run, pod: Mapping[str, Any], ended_at: str) -> RunResul
     """How the attempt ended by what the pod shows: its runner was stopped, or did not come to say."""
     if (pod.get("status") or {}).get("reason") == "DeadlineExceeded":
         message = "The run reached the end of its lease. Submit it with a longer limit, or divide it."
-        return RunResult(run.attempt, "timed_out", None, ended_at, RunError(None, "DeadlineExceeded", message, ""))
+        return RunResult(
+            run.attempt, "timed_out", None, ended_at, RunError(None, "DeadlineExceeded", message, "", ends.TIMED_OUT)
+        )
     if any(state.get("reason") == "OOMKilled" for state in _terminated(pod)):
         message = f"The {run.resources.memory_gib:g} GiB of memory of this run's size were not enough. Choose a larger."
-        return RunResult(run.attempt, "failed", None, ended_at, RunError(None, "MemoryError", message, ""))
+        error = RunError(None, "MemoryError", message, "", ends.OUT_OF_MEMORY)
+        return RunResult(run.attempt, "failed", None, ended_at, error)
     # Cancelled, if somebody asked for that; else the executor takes it for lost.
     message = f"The run's pod ended without a result. The platform failed, not the notebook. {_words(pod)}".strip()
-    return RunResult(run.attempt, "cancelled", None, ended_at, RunError(None, "Lost", message, ""))
+    error = RunError(None, "Lost", message, "", ends.code_of_lost_pod(pod))
+    return RunResult(run.attempt, "cancelled", None, ended_at, error)
 
 
 def _statuses(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -42,18 +42,19 @@ def named_cell(cell: int | None, source: str) -> str:
 
 @dataclass(frozen=True)
 class RunError:
-    """Why a run failed. `cell` counts all cells of the submitted notebook, from 1."""
+    """Why a run failed. `cell` counts all cells of the submitted notebook, from 1; `code`: of `ends`, or empty."""
 
     cell: int | None
     name: str
     message: str
     traceback: str
+    code: str = ""
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunError:
         """What is not of this form is left out or made text: a notebook may have written it."""
         cell = data.get("cell")
-        texts = (str(data.get(name) or "") for name in ("name", "message", "traceback"))
+        texts = (str(data.get(name) or "") for name in ("name", "message", "traceback", "code"))
         return cls(cell if isinstance(cell, int) else None, *texts)
 
     def to_json(self) -> dict[str, Any]:
@@ -62,6 +63,7 @@ class RunError:
             "name": self.name,
             "message": self.message,
             "traceback": self.traceback,
+            "code": self.code,
         }
 
 
@@ -111,6 +113,8 @@ class Run:
     ended_at: str | None
     charged_microcredits: int
     held_microcredits: int
+    end_code: str | None
+    remedy: str | None
 
     @property
     def active(self) -> bool:
@@ -148,6 +152,8 @@ class Run:
             ended_at=data.get("ended_at"),
             charged_microcredits=data.get("charged_microcredits") or 0,
             held_microcredits=data.get("held_microcredits") or 0,
+            end_code=data.get("end_code"),
+            remedy=data.get("remedy"),
         )
 
 

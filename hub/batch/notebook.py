@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import resource
+import signal
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +24,7 @@ from papermill.translators import papermill_translators
 from papermill.utils import find_first_tagged_cell_index
 from traitlets.config import Config
 
+from hub.batch import ends
 from hub.batch.files import write_atomically
 from hub.batch.model import RunError, first_line, named_cell
 from hub.batch.processes import die_with_parent
@@ -92,7 +94,7 @@ def load_notebook(path: Path) -> nbformat.NotebookNode:
         message = (
             f"The file is not a Jupyter notebook: {first_line(str(error))}. Save it again in JupyterLab and submit it."
         )
-        raise NotebookFailedError(RunError(None, "InvalidNotebook", message, "")) from error
+        raise NotebookFailedError(RunError(None, "InvalidNotebook", message, "", ends.INVALID_NOTEBOOK)) from error
     return notebook
 
 
@@ -130,7 +132,7 @@ def check_parameters(notebook: nbformat.NotebookNode, parameters: Mapping[str, A
             f"Its parameters are: {', '.join(sorted(known)) or 'none'}. "
             "Correct the name, or add it to the cell tagged 'parameters'."
         )
-    raise NotebookFailedError(RunError(None, "UnknownParameter", message, ""))
+    raise NotebookFailedError(RunError(None, "UnknownParameter", message, "", ends.UNKNOWN_PARAMETER))
 
 
 def _kernel(notebook: nbformat.NotebookNode) -> str:
@@ -186,6 +188,7 @@ class _RunClient(PapermillNotebookClient):
         self._observer = observer
         self._numbers = numbers
         self._memory_bytes = memory_bytes
+        self._memory_kills = ends.memory_kills()
         self.error: RunError | None = None
         self.reached_cells = False
 
@@ -233,25 +236,32 @@ class _RunClient(PapermillNotebookClient):
                 f"The {_gib(self._memory_bytes)} of memory of this run's size were not enough in {where}"
                 f"{': ' + value if value else ''}. Choose a larger size, or load less at once."
             )
-            self.error = RunError(number, "MemoryError", message, traceback)
+            self.error = RunError(number, "MemoryError", message, traceback, ends.OUT_OF_MEMORY)
         else:
-            self.error = RunError(number, error.ename, f"In {where}: {value or error.ename}", traceback)
+            message = f"In {where}: {value or error.ename}"
+            self.error = RunError(number, error.ename, message, traceback, ends.NOTEBOOK_ERROR)
 
     def _broken(self, error: Exception, number: int | None, cell: nbformat.NotebookNode) -> RunError:
         """The kernel stopped answering: it died, or its output never arrived."""
         where = named_cell(number, cell.source)
         if isinstance(error, CellControlSignal):
             message = f"The kernel's output stopped coming in {where}: {first_line(str(error))}. Run it again."
-            return RunError(number, "OutputLost", message, "")
+            return RunError(number, "OutputLost", message, "", ends.OUTPUT_LOST)
         process = getattr(getattr(self.km, "provisioner", None), "process", None)
         code = process.poll() if process is not None else None
+        if code == -signal.SIGKILL and ends.memory_kills() > self._memory_kills:
+            message = (
+                f"The {_gib(self._memory_bytes)} of memory of this run's size were not enough in {where}: the machine "
+                "ended the notebook's kernel. Choose a larger size, or load less at once."
+            )
+            return RunError(number, "MemoryError", message, "", ends.OUT_OF_MEMORY)
         how = f"was ended by signal {-code}" if code is not None and code < 0 else "died"
         message = (
             f"The notebook's kernel {how} in {where}. Most often its memory ran out "
             f"({_gib(self._memory_bytes)} in this run's size), or a compiled library crashed. "
             "Choose a larger size, or load less at once."
         )
-        return RunError(number, "KernelDied", message, "")
+        return RunError(number, "KernelDied", message, "", ends.KERNEL_DIED)
 
 
 def _gib(size: int) -> str:
@@ -321,7 +331,7 @@ def run_notebook(
             f"The notebook asks for the kernel '{kernel}', which the image does not have. "
             f"It has: {', '.join(sorted(kernels))}. Choose one of them in JupyterLab and submit it again."
         )
-        raise NotebookFailedError(RunError(None, "NoSuchKernel", message, ""))
+        raise NotebookFailedError(RunError(None, "NoSuchKernel", message, "", ends.NO_SUCH_KERNEL))
     numbers = {cell.id: number for number, cell in enumerate(notebook.cells, start=1)}
     clients: list[_RunClient] = []
 
@@ -367,6 +377,8 @@ def run_notebook(
             f"The kernel '{kernel}' did not start: {first_line(str(error))}. Most often the run's size "
             f"has too little memory for it ({_gib(limits.memory_bytes)}): choose a larger size."
         )
-        raise NotebookFailedError(RunError(None, "KernelDidNotStart", message, "")) from error
+        raise NotebookFailedError(
+            RunError(None, "KernelDidNotStart", message, "", ends.KERNEL_DID_NOT_START)
+        ) from error
     if clients[-1].error is not None:
         raise NotebookFailedError(clients[-1].error)

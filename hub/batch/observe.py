@@ -23,6 +23,7 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.runs = Counter("meridian_batch_runs", "Runs finished, by outcome.", ["outcome"], registry=self.registry)
+        self.ends = Counter("meridian_batch_ends", "Ends of attempts, by code.", ["code"], registry=self.registry)
         self.running = Gauge("meridian_batch_running", "Runs this executor has in hand.", registry=self.registry)
         self.slots = Gauge("meridian_batch_slots", "Runs it takes at once.", registry=self.registry)
         self.loop_seconds = Histogram(

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from hub.batch import ends
 from hub.batch.files import RunDirectory, RunDirectoryError, RunProcess, RunSpec
 from hub.batch.model import RunError, RunResult, named_cell, now_utc, to_text
 from hub.batch.processes import adopt_orphans, kill_descendants, living_descendants, read_stat, send
@@ -107,7 +108,7 @@ class RunRecord:
             f"The run reached its limit of {self._spec.max_seconds} seconds{where}. "
             "What it had done is kept. Submit it with a longer limit, or divide it."
         )
-        return RunError(cell, "DeadlineExceeded", message, "")
+        return RunError(cell, "DeadlineExceeded", message, "", ends.TIMED_OUT)
 
     def _event(
         self, event: str, cell: int | None, total: int, seconds: float | None = None, at: str | None = None

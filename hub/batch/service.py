@@ -127,11 +127,14 @@ class ExecutorService:
 
     def finish(self, run: Run, outcome: Outcome, started_at: str | None, ended_at: str, error: RunError | None) -> None:
         """Report the end of the attempt; the service answers a repetition the same way."""
+        told = error.to_json() if error else None
+        code = told.pop("code") if told else ""
         body = {
             "attempt": run.attempt,
             "outcome": outcome,
             "started_at": started_at,
             "ended_at": ended_at,
-            "error": error.to_json() if error else None,
+            "error": told,
+            "end_code": code or None,
         }
         call(self._http, "POST", f"/runs/{run.id}/finish", json=body)

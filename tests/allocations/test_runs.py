@@ -301,3 +301,58 @@ def test_a_run_that_could_outlast_its_allocation_is_refused(bench: Bench) -> Non
     with pytest.raises(AllocationNotActiveError, match=r"ends in 1\.2 hours"):
         submit(bench, entry, max_seconds=3600 + 901)
     submit(bench, entry, max_seconds=3600 + 900)
+
+
+@pytest.mark.parametrize(
+    ("reported", "name", "code"),
+    [
+        ("out_of_memory", "MemoryError", "out_of_memory"),
+        ("kernel_died", "KernelDied", "kernel_died"),
+        ("output_not_saved", "OutputNotSaved", "output_not_saved"),
+        # A notebook's own exception may be called like one of the platform's ends.
+        ("notebook_error", "Lost", "notebook_error"),
+        # Of an older batch process, and of a newer one.
+        (None, "MemoryError", "out_of_memory"),
+        (None, "ValueError", "notebook_error"),
+        ("struck_by_lightning", "ValueError", "notebook_error"),
+    ],
+)
+def test_a_failure_keeps_the_code_that_was_reported(bench: Bench, reported: str | None, name: str, code: str) -> None:
+    submit(bench, bench.accept("ann"))
+    [run] = bench.services.runs.claim("batch", 1)
+    error = RunError(cell=1, name=name, message="What it said.")
+    now = bench.clock.at_ms
+    ended = bench.services.runs.finish(run.id, Finish(1, Outcome.FAILED, now, now, error, reported))
+    assert (ended.state, ended.end_code) == ("failed", code)
+    assert ended.remedy
+    assert bench.services.runs.get("ann", run.id) == ended
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code"),
+    [(Outcome.SUCCEEDED, "succeeded"), (Outcome.TIMED_OUT, "timed_out"), (Outcome.CANCELLED, "cancelled")],
+)
+def test_other_ends_are_what_their_state_says(bench: Bench, outcome: Outcome, code: str) -> None:
+    submit(bench, bench.accept("ann"))
+    [run] = bench.services.runs.claim("batch", 1)
+    assert (run.end_code, run.remedy) == (None, None)
+    ended = finish(bench, run, outcome, ran=1)
+    assert ended.end_code == code
+    assert bool(ended.remedy) is (code != "succeeded")
+
+
+def test_a_run_that_is_lost_for_good_says_why(bench: Bench) -> None:
+    submit(bench, bench.accept("ann"))
+    for attempt in range(1, bench.services.policy.runs.attempts + 1):
+        [run] = bench.services.runs.claim("batch", 1)
+        now = bench.clock.at_ms
+        run = bench.services.runs.finish(run.id, Finish(attempt, Outcome.LOST, None, now, None, "node_lost"))
+    assert (run.state, run.end_code, run.charged_microcredits) == ("failed", "node_lost", 0)
+
+
+def test_a_run_that_is_refused_when_its_turn_comes_was_not_admitted(bench: Bench) -> None:
+    entry = bench.accept("ann")
+    run = submit(bench, entry)
+    bench.services.lifecycle.suspend(Actor("admin", admin=True), entry, "A question.")
+    assert bench.services.runs.claim("batch", 1) == []
+    assert bench.services.runs.get("ann", run.id).end_code == "not_admitted"

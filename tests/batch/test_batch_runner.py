@@ -68,7 +68,12 @@ def test_a_failing_cell_is_named_as_in_the_submitted_notebook(make_run: MakeRun)
     book = notebook("print('before')", "\n# bad\nraise ValueError('bad FPA WFI07')", "x = 1", defaults="n = 1")
     run, result = ended(make_run(book, parameters={"n": 2}))
     error = result["error"]
-    assert (result["outcome"], error["cell"], error["name"]) == ("failed", 3, "ValueError")
+    assert (result["outcome"], error["cell"], error["name"], error["code"]) == (
+        "failed",
+        3,
+        "ValueError",
+        "notebook_error",
+    )
     assert error["message"] == "In cell 3 “# bad”: bad FPA WFI07"
     assert "raise ValueError('bad FPA WFI07')" in error["traceback"]
     assert "\x1b" not in error["traceback"] + run.log
@@ -80,6 +85,7 @@ def test_a_dead_kernel_fails_the_run_and_the_notebook_does_not_claim_success(mak
     run, result = ended(make_run(book))
     error = result["error"]
     assert (result["outcome"], error["cell"], error["name"]) == ("failed", 2, "KernelDied")
+    assert error["code"] == "kernel_died"
     assert "signal 9" in error["message"]
     assert "larger size" in error["message"]
     assert statuses(run) == ["completed", "failed", "pending"]
@@ -88,12 +94,13 @@ def test_a_dead_kernel_fails_the_run_and_the_notebook_does_not_claim_success(mak
 def test_memory_beyond_the_size_is_a_memory_error(make_run: MakeRun) -> None:
     _, result = ended(make_run(notebook("block = bytearray(900 * 2**20)"), memory_bytes=GIB // 2))
     assert (result["outcome"], result["error"]["name"]) == ("failed", "MemoryError")
+    assert result["error"]["code"] == "out_of_memory"
     assert "0.5 GiB of memory of this run's size were not enough in cell 1" in result["error"]["message"]
 
 
 def test_a_kernel_without_memory_to_start_completes_no_cell(make_run: MakeRun) -> None:
     run, result = ended(make_run(notebook("x = 1", "x = 2"), memory_bytes=GIB // 32))
-    assert result["error"]["name"] == "KernelDidNotStart"
+    assert (result["error"]["name"], result["error"]["code"]) == ("KernelDidNotStart", "kernel_did_not_start")
     assert statuses(run) == ["failed", "pending"]
 
 

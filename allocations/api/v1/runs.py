@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import PlainTextResponse
 from pydantic import Field
 
-from allocations.api.metrics import count_admission
+from allocations.api.metrics import count_admission, count_end
 from allocations.api.v1.common import Body, IdempotencyHeader, LeaseHolder, Runner, Wired, example, to_ms
 from allocations.clock import from_datetime
 from allocations.db.idempotency import IdempotencyKey
@@ -84,6 +84,7 @@ class FinishBody(Body):
     started_at: datetime | None = None
     ended_at: datetime
     error: RunError | None = None
+    end_code: Annotated[str, Field(max_length=40)] | None = None
 
 
 class RunList(View):
@@ -169,12 +170,28 @@ def progress(run_id: str, body: ProgressBody, services: Wired, _caller: LeaseHol
 def finish(run_id: str, body: FinishBody, services: Wired, _caller: LeaseHolder) -> RunView:
     """End a run and settle what it used."""
     run = services.runs.finish(
-        run_id, Finish(body.attempt, body.outcome, to_ms(body.started_at), from_datetime(body.ended_at), body.error)
+        run_id,
+        Finish(
+            body.attempt,
+            body.outcome,
+            to_ms(body.started_at),
+            from_datetime(body.ended_at),
+            body.error,
+            body.end_code,
+        ),
     )
+    if run.end_code is not None:
+        count_end(run.end_code)
     log.info(
         "run %s",
         run.state,
-        extra={"person": run.person, "allocation": run.allocation, "run": run.id, "lease": run.lease},
+        extra={
+            "person": run.person,
+            "allocation": run.allocation,
+            "run": run.id,
+            "lease": run.lease,
+            "end_code": run.end_code,
+        },
     )
     return run
 
