@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from pydantic import Field
+
 from allocations.clock import to_rfc3339
 from allocations.leases.views import ResourcesView, View
 
@@ -35,6 +37,13 @@ class Outcome(StrEnum):
     TIMED_OUT = "timed_out"
     CANCELLED = "cancelled"
     LOST = "lost"
+
+
+class Condition(StrEnum):
+    """What the runs that a run waits for must have come to. Ended: however they ended."""
+
+    SUCCEEDED = "succeeded"
+    ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +96,15 @@ class Run:
     submitted_at_ms: int
     started_at_ms: int | None
     ended_at_ms: int | None
+    waits_for: Condition | None = None
+
+
+class ChainedRun(View):
+    """A neighbour of a run in a chain."""
+
+    run: str
+    name: str
+    state: RunState
 
 
 class RunView(View):
@@ -116,10 +134,14 @@ class RunView(View):
     ended_at: str | None
     held_microcredits: int
     charged_microcredits: int
+    # Answers that were remembered before there were chains have none of these.
+    waits_for: Condition | None = None
+    after: list[ChainedRun] = Field(default_factory=list, description="The runs that it waits for, or waited for")
+    followed_by: list[ChainedRun] = Field(default_factory=list, description="The runs that wait, or waited, for it")
 
     @classmethod
     def from_run(cls, run: Run, allocation_name: str, amounts: tuple[int, int]) -> RunView:
-        """Show a run with the (held, charged) amounts of its lease."""
+        """Show a run with the (held, charged) amounts of its lease, without its neighbours."""
         return cls(
             id=run.id,
             person=run.person,
@@ -145,4 +167,5 @@ class RunView(View):
             ended_at=None if run.ended_at_ms is None else to_rfc3339(run.ended_at_ms),
             held_microcredits=amounts[0],
             charged_microcredits=amounts[1],
+            waits_for=run.waits_for,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from allocations.runs.chains import AWAITED_FAILED
 from allocations.runs.models import RunState
 
 if TYPE_CHECKING:
@@ -112,6 +113,12 @@ _CANCELLED_UNSTARTED = RunEnd(
     "Its parameters are kept: it can be run as it was.",
     AGAIN,
 )
+_IN_VAIN = RunEnd(
+    "The run waited in vain",
+    "A run for whose success it waited did not succeed. Nothing was executed and nothing was charged.",
+    "Mend and repeat that run first, and let this one wait for the new one.",
+    AGAIN,
+)
 _CELL_REMEDY = "Mend it in JupyterLab and submit that file, or run it again with other parameters."
 
 
@@ -120,7 +127,7 @@ def end_of(run: RunView) -> RunEnd | None:
     if run.ended_at is None or run.state is RunState.SUCCEEDED:
         return None
     if run.state is RunState.CANCELLED:
-        return _CANCELLED if run.started_at else _CANCELLED_UNSTARTED
+        return _cancelled(run)
     if run.state is RunState.TIMED_OUT:
         return _TIMED_OUT
     name = run.error.name if run.error else "Lost"
@@ -129,6 +136,12 @@ def end_of(run: RunView) -> RunEnd | None:
     if run.lease is None:
         return _NOT_ADMITTED
     return _notebook_failed(run)
+
+
+def _cancelled(run: RunView) -> RunEnd:
+    if run.error and run.error.name == AWAITED_FAILED:
+        return _IN_VAIN
+    return _CANCELLED if run.started_at else _CANCELLED_UNSTARTED
 
 
 def _notebook_failed(run: RunView) -> RunEnd:

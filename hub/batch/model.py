@@ -84,6 +84,19 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class ChainedRun:
+    """A run that another one waits for, or that waits for another one."""
+
+    run: str
+    name: str
+    state: str
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ChainedRun:
+        return cls(data["run"], data.get("name") or "", data["state"])
+
+
+@dataclass(frozen=True)
 class Run:
     """A run as the allocations service tells it."""
 
@@ -111,6 +124,9 @@ class Run:
     ended_at: str | None
     charged_microcredits: int
     held_microcredits: int
+    waits_for: str | None = None
+    after: tuple[ChainedRun, ...] = ()
+    followed_by: tuple[ChainedRun, ...] = ()
 
     @property
     def active(self) -> bool:
@@ -148,6 +164,9 @@ class Run:
             ended_at=data.get("ended_at"),
             charged_microcredits=data.get("charged_microcredits") or 0,
             held_microcredits=data.get("held_microcredits") or 0,
+            waits_for=data.get("waits_for"),
+            after=tuple(ChainedRun.from_json(one) for one in data.get("after") or ()),
+            followed_by=tuple(ChainedRun.from_json(one) for one in data.get("followed_by") or ()),
         )
 
 
