@@ -64,6 +64,7 @@ from allocations.reports.awards import StandingViewBuilder
 from allocations.reports.purges import PurgeReportService
 from allocations.reports.service import ReportService
 from allocations.reports.storage import StorageReportService
+from allocations.runs.chains import ChainService, ChainStore
 from allocations.runs.files import RunFiles
 from allocations.runs.service import RunService
 from allocations.runs.store import RunStore
@@ -125,6 +126,7 @@ class Services:
     requests: RequestService
     reviewers: ReviewerService
     runs: RunService
+    chains: ChainService
     reports: ReportService
     platform_reports: PlatformReportService
     storage_reports: StorageReportService
@@ -158,7 +160,7 @@ def make_services(
     clock = clock or SystemClock()
     ledger = Ledger()
     allocations, agreements, audit = AllocationStore(), AgreementStore(), AuditStore()
-    requests, lease_store, runs = RequestStore(), LeaseStore(), RunStore()
+    requests, lease_store, runs, chains = RequestStore(), LeaseStore(), RunStore(), ChainStore()
     invitations, outbox = InvitationStore(), Outbox()
     reviewers = ReviewerStore()
     notices, publications, links = NoticeStore(), PublicationStore(), LinkStore()
@@ -342,8 +344,10 @@ def make_services(
             allocations=allocations,
             authority=authority,
             runs=runs,
+            chains=chains,
             files=RunFiles(run_store),
         ),
+        chains=ChainService(database=database, clock=clock, chains=chains),
         reports=ReportService(
             database=database,
             clock=clock,

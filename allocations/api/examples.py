@@ -50,7 +50,7 @@ from allocations.reports.people import SuspensionView
 from allocations.reports.platform import PlatformReport, TierReport
 from allocations.reports.platform_use import UseBy, UseForecast, UseOfGroup, UseOfStep, UseReport, UseStep, UseView
 from allocations.reports.requests import AwardView, RequestView, ReviewView
-from allocations.runs.models import RunState, RunView
+from allocations.runs.models import ChainedRun, Condition, RunState, RunView
 
 if TYPE_CHECKING:
     from allocations.errors import AllocationsError
@@ -246,6 +246,8 @@ _RUN = RunView(
     environment=["SURVEY_TOKEN"],
     output="home:results",
     replay_of=None,
+    waits_for=Condition.SUCCEEDED,
+    after=[ChainedRun(run="r-1123456789abcdef0123", name="calibrate.ipynb", state=RunState.SUCCEEDED)],
 )
 _AGREEMENT = AgreementView(version="2026-07-01", title="User agreement", accepted=True, url="/agreement")
 _OPTIONS = StartOptions(

@@ -497,6 +497,7 @@ runs = Table(
     Column("environment", Text),
     Column("output", Text),
     Column("replay_of", Text),
+    Column("waits_for", Text),  # what the runs that it waits for must have come to; None: it waits for none
     Index(None, "person", "submitted_at_ms"),
     Index(None, "state"),
 )
@@ -511,6 +512,54 @@ secrets = Table(
     Column("created_at_ms", BigInteger, nullable=False),
     Column("changed_at_ms", BigInteger, nullable=False),
     Column("used_at_ms", BigInteger),
+)
+
+# A run of a chain, and each run that it waits for.
+run_waits = Table(
+    "run_waits",
+    metadata,
+    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
+    Column("awaited_run_id", Text, ForeignKey("runs.id"), primary_key=True),
+    Index(None, "awaited_run_id"),
+)
+
+# A notebook that is submitted at the times that a cron expression names in a time zone.
+schedules = Table(
+    "schedules",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("person", Text, nullable=False),
+    Column("allocation_id", Text, ForeignKey("allocations.id"), nullable=False),
+    Column("title", Text, nullable=False),
+    Column("notebook_name", Text, nullable=False),
+    Column("size", Text, nullable=False),
+    Column("image", Text),  # None: the default of the day
+    Column("parameters", Text, nullable=False),
+    Column("max_seconds", Integer),  # None: the default of the day
+    Column("cron", Text, nullable=False),
+    Column("zone", Text, nullable=False),
+    Column("missed", Text, nullable=False),
+    Column("overlap", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("pause_reason", Text),
+    Column("refusals", Integer, nullable=False),  # in a row
+    Column("next_at_ms", BigInteger),  # None while it is paused
+    Column("created_at_ms", BigInteger, nullable=False),
+    Index(None, "person", "created_at_ms"),
+    Index(None, "state", "next_at_ms"),
+)
+
+# What became of each time of a schedule; the key lets each be dealt with once.
+schedule_times = Table(
+    "schedule_times",
+    metadata,
+    Column("schedule_id", Text, ForeignKey("schedules.id"), primary_key=True),
+    Column("planned_at_ms", BigInteger, primary_key=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("run_id", Text, ForeignKey("runs.id")),
+    Column("detail", Text),
+    Index(None, "run_id"),
 )
 
 # One tree (or prefix of a bucket) of a class that belongs to a person or to an allocation: what it took when it was

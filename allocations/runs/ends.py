@@ -31,6 +31,7 @@ class EndCode(StrEnum):
     LOST = "lost"
     START_FAILED = "start_failed"
     NOT_ADMITTED = "not_admitted"
+    AWAITED_FAILED = "awaited_failed"
     SECRET_MISSING = "secret_missing"  # noqa: S105  # a code
     OUTPUT_NOT_SAVED = "output_not_saved"
 
@@ -128,6 +129,11 @@ _MEANINGS = {
         "When its turn came, a rule stood against it. Nothing was executed and nothing was charged.",
         "The form says what can be had now, and why the rest cannot.",
     ),
+    EndCode.AWAITED_FAILED: Meaning(
+        "The run waited in vain",
+        "A run for whose success it waited did not succeed. Nothing was executed and nothing was charged.",
+        "Mend and repeat that run first, and let this one wait for the new one.",
+    ),
     EndCode.SECRET_MISSING: Meaning(
         "A secret that the run asks for is gone",
         "No cell was executed and nothing was charged: between its submission and its start the secret was removed.",
@@ -168,10 +174,10 @@ def end_code_of(run: Run, error_name: str | None) -> EndCode | None:
     """Return how a run ended by what is stored of it; None for one that has not."""
     if run.state not in ENDED_STATES:
         return None
-    if run.state in _BY_STATE:
-        return _BY_STATE[run.state]
     if run.end_code is not None:
         return EndCode(run.end_code)
+    if run.state in _BY_STATE:
+        return _BY_STATE[run.state]
     found = _BY_NAME.get(error_name or "Lost")
     if found is None and run.lease_id is None:
         return EndCode.NOT_ADMITTED

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from pydantic import Field
+
 from allocations.clock import to_rfc3339
 from allocations.leases.views import ResourcesView, View
 from allocations.runs.ends import EndCode, end_code_of, meaning_of
@@ -33,6 +35,13 @@ class Outcome(StrEnum):
     TIMED_OUT = "timed_out"
     CANCELLED = "cancelled"
     LOST = "lost"
+
+
+class Condition(StrEnum):
+    """What the runs that a run waits for must have come to. Ended: however they ended."""
+
+    SUCCEEDED = "succeeded"
+    ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +102,15 @@ class Run:
     environment: str | None = None
     output: str | None = None
     replay_of: str | None = None
+    waits_for: Condition | None = None
+
+
+class ChainedRun(View):
+    """A neighbour of a run in a chain."""
+
+    run: str
+    name: str
+    state: RunState
 
 
 class RunView(View):
@@ -128,9 +146,14 @@ class RunView(View):
     output: str | None
     replay_of: str | None
 
+    # Answers that were remembered before there were chains have none of these.
+    waits_for: Condition | None = None
+    after: list[ChainedRun] = Field(default_factory=list, description="The runs that it waits for, or waited for")
+    followed_by: list[ChainedRun] = Field(default_factory=list, description="The runs that wait, or waited, for it")
+
     @classmethod
     def from_run(cls, run: Run, allocation_name: str, amounts: tuple[int, int]) -> RunView:
-        """Show a run with the (held, charged) amounts of its lease."""
+        """Show a run with the (held, charged) amounts of its lease, without its neighbours."""
         error = RunError.model_validate_json(run.error) if run.error else None
         code = end_code_of(run, error.name if error else None)
         meaning = meaning_of(code, started=run.started_at_ms is not None) if code else None
@@ -164,4 +187,5 @@ class RunView(View):
             environment=json.loads(run.environment or "[]"),
             output=run.output,
             replay_of=run.replay_of,
+            waits_for=run.waits_for,
         )

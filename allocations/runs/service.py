@@ -17,12 +17,14 @@ from allocations.errors import (
 )
 from allocations.leases.models import Ending, EndReason, LeaseKind, LeaseRequest, LeaseState
 from allocations.runs.cells import EVENTS_BYTES_MAX, OUTLINE_BYTES_MAX, Cell, cells_of
+from allocations.runs.chains import SHOWN_MAX, no_awaited, require_awaited, require_few, waiting_sentence
 from allocations.runs.ends import EndCode, known_code
 from allocations.runs.files import EVENTS, INPUT, LOG, READ_BYTES_MAX
 from allocations.runs.models import (
     ACTIVE_STATES,
     ENDED_STATES,
     EVERY_RUN,
+    Condition,
     Outcome,
     Run,
     RunError,
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from allocations.lifecycle.authority import Authority
     from allocations.lifecycle.stores.allocations import AllocationStore
     from allocations.policy.models import Policy
+    from allocations.runs.chains import ChainStore
     from allocations.runs.files import RunFiles
     from allocations.runs.store import RunStore
 
@@ -56,7 +59,10 @@ CLAIM_WINDOW = 500
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a person submits. `notebook` is the parsed .ipynb, `max_seconds` None for the policy's default."""
+    """What a person submits. `notebook` is the parsed .ipynb, `max_seconds` None for the policy's default.
+
+    `after` names runs of the same person that it waits for, `waits_for` what they must have come to.
+    """
 
     person: str
     allocation: str
@@ -66,6 +72,19 @@ class Submission:
     parameters: Mapping[str, Any]
     image: str | None = None
     max_seconds: int | None = None
+    after: Sequence[str] = ()
+    waits_for: Condition = Condition.SUCCEEDED
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A submission of which all is known to be well formed: the notebook's bytes, the parameters as JSON."""
+
+    submission: Submission
+    name: str
+    content: bytes
+    parameters: str
+    max_seconds: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +122,39 @@ class RunService:
     allocations: AllocationStore
     authority: Authority
     runs: RunStore
+    chains: ChainStore
     files: RunFiles
 
     @answered_once
     def submit(self, submission: Submission, idempotency: IdempotencyKey) -> RunView:
         """Queue a run; what could never be admitted is refused at once with the AllocationsError that says why."""
+        prepared = self.prepare(submission)
+        with self.database.write() as connection:
+            answer = idempotency.recall(connection)
+            if answer is not None:
+                return RunView.model_validate_json(answer)
+            run = self.submit_within(connection, prepared)
+            view = self._view(connection, run)
+            idempotency.remember(connection, view.model_dump_json(), run.submitted_at_ms)
+            return view
+
+    def prepare(self, submission: Submission) -> Prepared:
+        """Check what asks for no transaction: the notebook, the parameters, the name and the maximum time."""
         rules = self.policy.runs
+        max_seconds = submission.max_seconds or rules.default_max_seconds
         content = require_notebook(submission.notebook, rules.notebook_max_bytes)
         parameters = require_parameters(submission.parameters)
         name = require_file_name(submission.name)
-        max_seconds = submission.max_seconds or rules.default_max_seconds
         if not 0 < max_seconds <= rules.longest_seconds:
             raise InvalidInputError(
                 f"The maximum time must lie between 1 second and {rules.longest_seconds // 3600} hours.",
                 "Enter another maximum, or split the work into several runs.",
             )
+        return Prepared(submission, name, content, parameters, max_seconds)
+
+    def submit_within(self, connection: Connection, prepared: Prepared) -> Run:
+        """Queue a run in the caller's transaction; an AllocationsError leaves nothing written in it."""
+        submission = prepared.submission
         request = LeaseRequest(
             allocation=submission.allocation,
             person=submission.person,
@@ -125,47 +162,44 @@ class RunService:
             size=submission.size,
             image=submission.image,
             server_name="",
-            max_seconds=max_seconds,
+            max_seconds=prepared.max_seconds,
         )
-        with self.database.write() as connection:
-            answer = idempotency.recall(connection)
-            if answer is not None:
-                return RunView.model_validate_json(answer)
-            self.leases.check(connection, request)
-            size = self.policy.size(submission.size)
-            run = Run(
-                id=self.new_id("r"),
-                person=submission.person,
-                allocation_id=submission.allocation,
-                name=name,
-                size=submission.size,
-                image=submission.image or self.policy.default_image.name,
-                cores=size.cores,
-                memory_gib=size.memory_gib,
-                gpus=size.gpus,
-                gpu_type=size.gpu_type,
-                parameters=parameters,
-                max_seconds=max_seconds,
-                state=RunState.QUEUED,
-                waiting_reason=None,
-                cancel_requested=False,
-                attempt=1,
-                executor=None,
-                lease_id=None,
-                cells_done=0,
-                cells_total=len(submission.notebook["cells"]),
-                current_cell=None,
-                error=None,
-                submitted_at_ms=self.clock.now_ms(),
-                started_at_ms=None,
-                ended_at_ms=None,
-            )
-            # The file first: a run in the queue always has its notebook; a file without a run harms nobody.
-            self.files.write_input(run.id, content)
-            self.runs.add(connection, run)
-            view = self._view(connection, run)
-            idempotency.remember(connection, view.model_dump_json(), run.submitted_at_ms)
-            return view
+        self.leases.check(connection, request)
+        after = self._awaited(connection, submission)
+        size = self.policy.size(submission.size)
+        run = Run(
+            id=self.new_id("r"),
+            person=submission.person,
+            allocation_id=submission.allocation,
+            name=prepared.name,
+            size=submission.size,
+            image=submission.image or self.policy.default_image.name,
+            cores=size.cores,
+            memory_gib=size.memory_gib,
+            gpus=size.gpus,
+            gpu_type=size.gpu_type,
+            parameters=prepared.parameters,
+            max_seconds=prepared.max_seconds,
+            state=RunState.QUEUED,
+            waiting_reason=None,
+            cancel_requested=False,
+            attempt=1,
+            executor=None,
+            lease_id=None,
+            cells_done=0,
+            cells_total=len(submission.notebook["cells"]),
+            current_cell=None,
+            error=None,
+            submitted_at_ms=self.clock.now_ms(),
+            started_at_ms=None,
+            ended_at_ms=None,
+            waits_for=submission.waits_for if after else None,
+        )
+        # The file first: a run in the queue always has its notebook; a file without a run harms nobody.
+        self.files.write_input(run.id, prepared.content)
+        self.runs.add(connection, run)
+        self.chains.add(connection, run.id, after)
+        return run
 
     def claim(self, executor: str, limit: int) -> list[RunView]:
         """Admit up to `limit` queued runs for an executor, in fair order between allocations.
@@ -376,6 +410,21 @@ class RunService:
         except NotFoundError:
             return b""
 
+    def _awaited(self, connection: Connection, submission: Submission) -> tuple[str, ...]:
+        """Return the runs that a new one waits for; an AllocationsError for one that is not the person's or in vain.
+
+        One that ends meanwhile is not waited for in vain: what becomes of the new run is read off its state later.
+        """
+        after = require_few(submission.after)
+        awaited = []
+        for run_id in after:
+            run = self.runs.get(connection, run_id)
+            if run is None or run.person != submission.person:
+                raise no_awaited(run_id)
+            awaited.append(run)
+        require_awaited(awaited, submission.waits_for)
+        return after
+
     def _cancel(self, connection: Connection, person: str, run_id: str) -> Run:
         run = self._own(self._locked(connection, run_id), person)
         if run.state in ENDED_STATES:
@@ -494,9 +543,17 @@ class RunService:
         for allocation_id in {run.allocation_id for run in runs}:
             allocation = self.allocations.get(connection, allocation_id)
             names[allocation_id] = allocation.name if allocation else ""
-        return [
-            RunView.from_run(run, names[run.allocation_id], amounts.get(run.lease_id or "", (0, 0))) for run in runs
-        ]
+        ids = [run.id for run in runs]
+        awaited, waiting = self.chains.awaited(connection, ids), self.chains.waiting(connection, ids)
+        views = []
+        for run in runs:
+            view = RunView.from_run(run, names[run.allocation_id], amounts.get(run.lease_id or "", (0, 0)))
+            changes: dict[str, Any] = {"after": awaited[run.id], "followed_by": waiting[run.id][:SHOWN_MAX]}
+            if run.state is RunState.QUEUED and run.waits_for is not None:
+                sentence = waiting_sentence(awaited[run.id], run.waits_for)
+                changes["waiting_reason"] = sentence or run.waiting_reason
+            views.append(view.model_copy(update=changes))
+        return views
 
 
 def _is_current(run: Run, attempt: int) -> bool:

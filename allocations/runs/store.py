@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import exists, func, insert, select, tuple_, update
 
 from allocations.db.schema import allocations, leases, members, runs, suspensions
-from allocations.runs.models import ACTIVE_STATES, Run, RunFilter, RunState
+from allocations.runs.chains import waits
+from allocations.runs.models import ACTIVE_STATES, Condition, Run, RunFilter, RunState
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
@@ -20,6 +21,7 @@ _KIND = (runs.c.allocation_id, runs.c.person, runs.c.size, runs.c.image, runs.c.
 def _run(row: Row[Any]) -> Run:
     fields = dict(row._mapping)  # noqa: SLF001  # SQLAlchemy's public name for a row as a mapping
     fields["state"] = RunState(fields["state"])
+    fields["waits_for"] = Condition(fields["waits_for"]) if fields["waits_for"] else None
     return Run(**fields)
 
 
@@ -148,10 +150,11 @@ class RunStore:
     def queued(self, connection: Connection, limit: int) -> list[Run]:
         """Return the oldest queued run of each kind, locked; those that another claim has locked are passed over.
 
-        Runs of a kind are admitted or refused alike: however many wait, they do not hide those of other kinds.
+        Runs of a kind are admitted or refused alike: however many wait, they do not hide those of other kinds. Those
+        that wait for other runs have no place yet.
         """
         place = func.row_number().over(partition_by=_KIND, order_by=(runs.c.submitted_at_ms, runs.c.id))
-        ranked = select(runs.c.id, place.label("place")).where(runs.c.state == RunState.QUEUED).subquery()
+        ranked = select(runs.c.id, place.label("place")).where(runs.c.state == RunState.QUEUED, ~waits()).subquery()
         rows = connection.execute(
             select(runs)
             .where(runs.c.state == RunState.QUEUED, runs.c.id.in_(select(ranked.c.id).where(ranked.c.place == 1)))
@@ -167,6 +170,7 @@ class RunStore:
             select(runs.c.id)
             .where(
                 runs.c.state == RunState.QUEUED,
+                ~waits(),
                 *(column == getattr(run, column.name) for column in _KIND),
                 runs.c.waiting_reason.is_distinct_from(reason),
             )

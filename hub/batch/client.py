@@ -23,7 +23,7 @@ from hub.batch.service import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = [
     "BatchClient",
@@ -115,12 +115,16 @@ class BatchClient:
         image: str | None = None,
         max_seconds: int | None = None,
         name: str | None = None,
+        after: Sequence[str] = (),
+        even_if_failed: bool = False,
         idempotency_key: str | None = None,
     ) -> Run:
         """Queue the notebook file. An answer that gets lost is asked for again, and queues nothing twice.
 
         max_seconds: the longest it may run, the policy's default if None. name: the file's own if
-        None. Raises NotebookError for a file that is not a notebook.
+        None. after: ids of one's own runs that must have succeeded first; if one of them does not, the
+        run is cancelled, or with even_if_failed begins all the same. Raises NotebookError for a file that
+        is not a notebook.
         """
         path = Path(notebook)
         body = {
@@ -131,6 +135,8 @@ class BatchClient:
             "notebook": read_notebook(path),
             "parameters": dict(parameters or {}),
             "max_seconds": max_seconds,
+            "after": list(after),
+            "waits_for": "ended" if even_if_failed else "succeeded",
         }
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         for attempt in range(1, SUBMIT_TRIES + 1):

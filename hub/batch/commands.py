@@ -83,6 +83,8 @@ def batch() -> None:
 @click.option("-p", "--parameter", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter.")
 @click.option("--image", help="The image; the platform's default when left out.")
 @click.option("--max-minutes", type=click.IntRange(min=1), help="The longest it may run; its whole price is held.")
+@click.option("--after", multiple=True, metavar="RUN", help="Begin when this run of yours has succeeded; repeatable.")
+@click.option("--even-if-failed", is_flag=True, help="With --after: begin however those runs end.")
 @click.option("--wait/--no-wait", default=False, help="Follow the run until it ends; exit status 1 if it fails.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def submit(  # click passes options by name
@@ -92,6 +94,8 @@ def submit(  # click passes options by name
     parameters: tuple[tuple[str, str], ...],
     image: str | None,
     max_minutes: int | None,
+    after: tuple[str, ...],
+    even_if_failed: bool,
     wait: bool,
     as_json: bool,
 ) -> None:
@@ -104,6 +108,8 @@ def submit(  # click passes options by name
             parameters={name: parse_parameter(value) for name, value in parameters},
             image=image,
             max_seconds=None if max_minutes is None else max_minutes * 60,
+            after=after,
+            even_if_failed=even_if_failed,
         )
         if not wait:
             _show(run, as_json=as_json)
@@ -228,6 +234,9 @@ def _show(run: Run, *, as_json: bool) -> None:
     table.add_row("Cells", f"{run.cells_done} of {run.cells_total}")
     table.add_row("Allocation", f"{run.allocation_name} ({run.allocation})")
     table.add_row("Charged", _credits(run))
+    for title, chained in (("After", run.after), ("Followed by", run.followed_by)):
+        if chained:
+            table.add_row(title, "\n".join(f"{one.run} {one.name}: {one.state}" for one in chained))
     if run.error:
         where = f"cell {run.error.cell}: " if run.error.cell is not None else ""
         table.add_row("Error", f"{where}{run.error.name}: {run.error.message}")

@@ -86,6 +86,19 @@ class Resources:
 
 
 @dataclass(frozen=True)
+class ChainedRun:
+    """A run that another one waits for, or that waits for another one."""
+
+    run: str
+    name: str
+    state: str
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> ChainedRun:
+        return cls(data["run"], data.get("name") or "", data["state"])
+
+
+@dataclass(frozen=True)
 class Run:
     """A run as the allocations service tells it."""
 
@@ -115,6 +128,9 @@ class Run:
     held_microcredits: int
     end_code: str | None
     remedy: str | None
+    waits_for: str | None = None
+    after: tuple[ChainedRun, ...] = ()
+    followed_by: tuple[ChainedRun, ...] = ()
 
     @property
     def active(self) -> bool:
@@ -154,6 +170,9 @@ class Run:
             held_microcredits=data.get("held_microcredits") or 0,
             end_code=data.get("end_code"),
             remedy=data.get("remedy"),
+            waits_for=data.get("waits_for"),
+            after=tuple(ChainedRun.from_json(one) for one in data.get("after") or ()),
+            followed_by=tuple(ChainedRun.from_json(one) for one in data.get("followed_by") or ()),
         )
 
 

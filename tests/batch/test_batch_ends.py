@@ -22,7 +22,7 @@ def error(code: str = "", name: str = "ValueError") -> RunError:
 
 
 def test_both_sides_have_the_same_codes():
-    assert frozenset(EndCode) - ends.CODES == {"not_admitted"}, "that one is the service's own"
+    assert frozenset(EndCode) - ends.CODES == {"not_admitted", "awaited_failed"}, "these are the service's own"
     assert frozenset(EndCode) >= ends.CODES
 
 

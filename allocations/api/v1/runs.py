@@ -16,8 +16,9 @@ from allocations.clock import from_datetime
 from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import NotAMemberError, UnknownAllocationError
 from allocations.leases.views import LeaseView, StartOptions, View
+from allocations.runs.chains import AWAITED_MAX
 from allocations.runs.files import LOG, OUTPUT
-from allocations.runs.models import Outcome, RunError, RunView
+from allocations.runs.models import Condition, Outcome, RunError, RunView
 from allocations.runs.service import Finish, Submission
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class SubmitBody(Body):
         notebook=NOTEBOOK_EXAMPLE,
         parameters={"field": "m31"},
         max_seconds=3600,
+        after=["r-0123456789abcdef0123"],
     )
 
     allocation: str
@@ -49,6 +51,17 @@ class SubmitBody(Body):
     notebook: dict[str, Any]
     parameters: dict[str, Any] = Field(default_factory=dict)
     max_seconds: int | None = None
+    after: Annotated[
+        list[str],
+        Field(
+            default_factory=list,
+            max_length=AWAITED_MAX,
+            description="Runs of one's own that must have come to their end first",
+        ),
+    ]
+    waits_for: Annotated[
+        Condition, Field(description="`succeeded`: cancelled if one of them does not; `ended`: however they end")
+    ] = Condition.SUCCEEDED
 
 
 class ClaimBody(Body):
@@ -112,6 +125,8 @@ def submit(body: SubmitBody, services: Wired, caller: Runner, idempotency_key: I
         parameters=body.parameters,
         image=body.image,
         max_seconds=body.max_seconds,
+        after=body.after,
+        waits_for=body.waits_for,
     )
     try:
         run = services.runs.submit(submission, key)

@@ -1,14 +1,14 @@
 """How runs ended, their provenance, what they are given and where their output goes; people's secrets
 
 Revision ID: 0014
-Revises: 0011
+Revises: 0013
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "0014"
-down_revision = "0011"
+down_revision = "0013"
 
 
 def upgrade() -> None:

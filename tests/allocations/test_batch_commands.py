@@ -1,0 +1,83 @@
+"""`meridian batch …` against the application itself, over HTTP, as one person on a terminal."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from allocations.app import PREFIX
+from hub.batch.client import BatchClient, ServiceRefusalError
+from hub.batch.commands import batch
+from tests.allocations.serving import served
+from tests.allocations.test_api import StubIdentities
+from tests.allocations.test_runs import NOTEBOOK
+from tests.fresh_app import fresh_app
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.allocations.conftest import Bench
+
+
+@dataclass
+class Terminal:
+    """Where ann types, with a notebook beside her."""
+
+    url: str
+    notebook: str
+    allocation: str
+
+    def type(self, *words: str) -> Result:
+        return CliRunner().invoke(batch, words, env={"MERIDIAN_URL": self.url, "MERIDIAN_TOKEN": "ann"})
+
+    def json(self, *words: str) -> Any:
+        result = self.type(*words, "--json")
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    def submit(self, *words: str) -> Any:
+        return self.json("submit", self.notebook, "--allocation", self.allocation, "--size", "small", *words)
+
+
+@pytest.fixture
+def terminal(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "x")
+    monkeypatch.setenv("JUPYTERHUB_CLIENT_ID", "service-allocations")
+    monkeypatch.setenv("JUPYTERHUB_OAUTH_CALLBACK_URL", f"{PREFIX}/oauth_callback")
+    path = tmp_path / "n.ipynb"
+    path.write_text(json.dumps(NOTEBOOK))
+    with served(fresh_app(bench.services, StubIdentities("secret", PREFIX))) as url:
+        yield Terminal(url, str(path), bench.accept("ann"))
+
+
+def test_a_chain_is_submitted_and_shown(terminal: Terminal) -> None:
+    first = terminal.submit()
+    second = terminal.submit("--after", first["id"], "--even-if-failed")
+    assert (second["waits_for"], second["after"][0]["run"]) == ("ended", first["id"])
+    third = terminal.submit("--after", first["id"], "--after", second["id"])
+    assert (third["waits_for"], len(third["after"])) == ("succeeded", 2)
+    assert third["id"] in terminal.type("show", first["id"]).output
+    shown = terminal.type("show", second["id"]).output
+    assert "Waits until this run has ended" in shown
+    assert f"{first['id']} n.ipynb: queued" in shown
+    terminal.json("cancel", first["id"])
+    refused = terminal.type(
+        "submit", terminal.notebook, "--allocation", terminal.allocation, "--size", "small", "--after", first["id"]
+    )
+    assert refused.exit_code == 1
+    assert "was cancelled" in refused.output
+
+
+def test_the_client_submits_chains(terminal: Terminal) -> None:
+    with BatchClient(terminal.url, "ann") as client:
+        first = client.submit(terminal.notebook, terminal.allocation, "small")
+        second = client.submit(terminal.notebook, terminal.allocation, "small", after=[first.id])
+        assert [one.run for one in second.after] == [first.id]
+        assert [one.run for one in client.get(first.id).followed_by] == [second.id]
+        with pytest.raises(ServiceRefusalError, match="There is no run 'r-0' of yours"):
+            client.submit(terminal.notebook, terminal.allocation, "small", after=["r-0"])
