@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ from allocations.ledger.audit import audit_ledger
 from allocations.ledger.explain import explain
 from allocations.ledger.invariants import Invariant
 from allocations.ledger.telling import tell
+from allocations.policy.images import require_startable_recommendations
 from allocations.policy.loader import load_policy, policy_schema
 from allocations.reports.exports import FileFormat
 from allocations.reports.platform_use import PACE_DAYS, Period, UseBy, UseStep, day_of, read_use, rebuild_use
@@ -41,8 +42,6 @@ from allocations.storage.purge.deciding import decide
 from hub.batch.commands import batch, login
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from allocations.reports.platform_use import UseReport
 
 DAYS_AT_FIRST = 30
@@ -106,11 +105,19 @@ def policy() -> None:
 
 @policy.command("check")
 @click.argument("directory", type=click.Path(path_type=Path), default=ROOT / "policies", envvar="MERIDIAN_POLICIES")
+@click.option(
+    "--on",
+    "day",
+    type=click.DateTime(["%Y-%m-%d"]),
+    default=lambda: datetime.now(UTC).strftime("%Y-%m-%d"),
+    help="The day (UTC) on which it has to hold; today when left out.",
+)
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def policy_check(directory: Path, as_json: bool) -> None:
-    """Check the policy files; name every file and field that is wrong."""
+def policy_check(directory: Path, day: datetime, as_json: bool) -> None:
+    """Check the policy files; name every file and field that is wrong, and images that nobody could start that day."""
     try:
         loaded = load_policy(directory)
+        require_startable_recommendations(loaded.images, day.date())
     except AllocationsError as error:
         if not as_json:
             raise

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import date
 
 MS_PER_SECOND = 1000
 SECONDS_PER_DAY = 86_400
@@ -67,6 +68,11 @@ def to_rfc3339(at_ms: int) -> str:
     """Format milliseconds since the epoch as RFC 3339 in UTC, with milliseconds."""
     moment = datetime.fromtimestamp(at_ms / MS_PER_SECOND, tz=UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def to_date(at_ms: int) -> date:
+    """Return the day of a time, milliseconds since the epoch, in UTC."""
+    return datetime.fromtimestamp(at_ms / MS_PER_SECOND, tz=UTC).date()
 
 
 def from_datetime(moment: datetime) -> int:

@@ -96,6 +96,24 @@ class UnknownImageError(AllocationsError):
     title = "No such image"
 
 
+class InvalidImageReferenceError(AllocationsError):
+    code = "invalid_image_reference"
+    status = 422
+    title = "No image and no reference to one"
+
+
+class ImageEndedError(AllocationsError):
+    code = "image_ended"
+    status = 403
+    title = "The version of the image has ended"
+
+
+class ImageNotAllowedError(AllocationsError):
+    code = "image_not_allowed"
+    status = 403
+    title = "The image may not be started so"
+
+
 class InvalidInputError(AllocationsError):
     code = "invalid_input"
     status = 422

@@ -57,6 +57,7 @@ from allocations.notify.transports import FileTransport, SmtpTransport
 from allocations.notify.truth import TruthService
 from allocations.notify.unsubscribing import UnsubscribeService
 from allocations.outbox import Outbox
+from allocations.policy.images import with_references
 from allocations.policy.loader import load_policy, with_idle_seconds
 from allocations.reports.administration import PlatformReportService
 from allocations.reports.allocations import AllocationViewBuilder
@@ -110,6 +111,7 @@ class Services:
     database: Database
     clock: Clock
     policy: Policy
+    runs_containers: bool
     leases: LeaseService
     lease_store: LeaseStore
     sessions: SessionService
@@ -155,8 +157,13 @@ def make_services(
     run_store: Path,
     clock: Clock | None = None,
     new_id: IdFactory = random_id,
+    *,
+    runs_containers: bool = False,
 ) -> Services:
-    """Wire the services over a database; tests pass a clock and ids of their own."""
+    """Wire the services over a database; tests pass a clock and ids of their own.
+
+    `runs_containers`: whether servers and runs of this installation are containers, of images that can be chosen.
+    """
     clock = clock or SystemClock()
     ledger = Ledger()
     allocations, agreements, audit = AllocationStore(), AgreementStore(), AuditStore()
@@ -200,6 +207,8 @@ def make_services(
         overrides=overrides,
         suspensions=suspensions,
         storage=storage_states,
+        audit=audit,
+        runs_containers=runs_containers,
     )
     accounting = Accounting(
         clock=clock,
@@ -241,6 +250,7 @@ def make_services(
         database=database,
         clock=clock,
         policy=policy,
+        runs_containers=runs_containers,
         leases=leases,
         lease_store=lease_store,
         sessions=SessionService(
@@ -262,6 +272,7 @@ def make_services(
             suspensions=suspensions,
             storage=storage_states,
             standings=standings,
+            runs_containers=runs_containers,
         ),
         quotas=QuotaService(
             database=database, clock=clock, policy=policy, allocations=allocations, standings=standings
@@ -588,4 +599,8 @@ def mailer_from(services: Services, settings: MailSettings) -> Mailer:
 def services_from(settings: Settings) -> Services:
     """Wire the services as the environment says."""
     policy = with_idle_seconds(load_policy(settings.policies), settings.idle_seconds)
-    return make_services(Database(settings.database_url), policy, settings.run_store)
+    if settings.runs_containers:
+        policy = with_references(policy, settings.images)
+    return make_services(
+        Database(settings.database_url), policy, settings.run_store, runs_containers=settings.runs_containers
+    )

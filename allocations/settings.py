@@ -38,16 +38,23 @@ class Settings:
     policies: Path
     run_store: Path
     idle_seconds: Mapping[str, int] = field(default_factory=dict)
+    images: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def runs_containers(self) -> bool:
+        """Say whether servers and runs are containers, of images that can be chosen."""
+        return self.mode == "kubernetes"
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """Read MERIDIAN_MODE, …_DATABASE_URL, …_POLICIES, …_RUN_STORE and …_IDLE_SECONDS."""
+        """Read MERIDIAN_MODE, …_DATABASE_URL, …_POLICIES, …_RUN_STORE, …_IDLE_SECONDS and …_IMAGES."""
         return cls(
             mode=os.environ.get("MERIDIAN_MODE", "local"),
             database_url=required("MERIDIAN_DATABASE_URL"),
             policies=Path(os.environ.get("MERIDIAN_POLICIES", str(ROOT / "policies"))),
             run_store=Path(required("MERIDIAN_RUN_STORE")),
             idle_seconds=_idle_seconds("MERIDIAN_IDLE_SECONDS"),
+            images=_images("MERIDIAN_IMAGES"),
         )
 
 
@@ -111,6 +118,18 @@ def _idle_seconds(name: str) -> dict[str, int]:
     if not isinstance(by_tier, dict) or not all(type(seconds) is int and seconds > 0 for seconds in by_tier.values()):
         raise InvalidInputError(f"{name} is not a number of seconds for each tier.", 'Set it as {"entry": 3600}.')
     return by_tier
+
+
+def _images(name: str) -> dict[str, str]:
+    try:
+        by_name = json.loads(os.environ.get(name) or "{}")
+    except ValueError:
+        by_name = None
+    if not isinstance(by_name, dict) or not all(isinstance(place, str) and place for place in by_name.values()):
+        raise InvalidInputError(
+            f"{name} does not say where images are.", 'Set it as {"pipeline": "registry.example.org/lab:1"}.'
+        )
+    return by_name
 
 
 def _switch(name: str, *, default: bool) -> bool:

@@ -7,6 +7,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 from allocations.api.identity import HubUnavailableError, MissingScopeError, NotSignedInError
+from allocations.api.image_examples import IMAGES
 from allocations.api.limits import BodyTooLargeError
 from allocations.api.problems import NotUnderstoodError
 from allocations.api.storage_examples import STORAGE_ANSWERS
@@ -27,7 +28,6 @@ from allocations.leases.views import (
     AgreementView,
     AllocationOffer,
     Choice,
-    ImageOffer,
     LeaseView,
     OpenLeaseView,
     OutlookView,
@@ -283,7 +283,7 @@ _OPTIONS = StartOptions(
             ],
         )
     ],
-    images=[ImageOffer(name="base", title="Base", description="Astronomy with Python.", default=True)],
+    images=IMAGES.images,
     default=Choice(allocation="a-12345678", size="small", image="base"),
 )
 _QUOTAS = Quotas(
@@ -383,6 +383,7 @@ _HEALTH = Health(
 _ANSWERS: tuple[View, ...] = (
     _HEALTH,
     _OPTIONS,
+    IMAGES,
     _LEASE,
     LeaseList(leases=[_LEASE], next_before=None),
     OpenLeaseList(leases=[_OPEN_LEASE], next_after=None),

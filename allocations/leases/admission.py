@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from allocations.clock import MS_PER_SECOND
+from allocations.clock import MS_PER_SECOND, to_date
 from allocations.db.idempotency import recall_all, remember_all, reused
 from allocations.errors import (
     AgreementRequiredError,
@@ -24,9 +24,9 @@ from allocations.errors import (
     InvalidInputError,
     NotAMemberError,
     UnknownAllocationError,
-    UnknownImageError,
     UnknownSizeError,
 )
+from allocations.leases.images import choose, is_custom, require_image
 from allocations.leases.models import Hold, Lease, LeaseKind, LeaseState
 from allocations.leases.rules import (
     InUse,
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from allocations.clock import Clock
     from allocations.db.idempotency import IdempotencyKey
     from allocations.ids import IdFactory
+    from allocations.leases.images import ChosenImage
     from allocations.leases.models import LeaseRequest
     from allocations.leases.rules import Limits
     from allocations.leases.storage import AreaStandings, StorageLook
@@ -59,9 +60,10 @@ if TYPE_CHECKING:
     from allocations.lifecycle.models import Allocation, Member, Override, Suspension
     from allocations.lifecycle.stores.agreements import AgreementStore
     from allocations.lifecycle.stores.allocations import AllocationStore
+    from allocations.lifecycle.stores.audit import AuditStore
     from allocations.lifecycle.stores.overrides import OverrideStore
     from allocations.lifecycle.stores.suspensions import SuspensionStore
-    from allocations.policy.models import Image, Policy, PriceList, Size
+    from allocations.policy.models import Policy, PriceList, Size
 
 AGREEMENT_URL = "/services/allocations/agreement"
 MS_PER_HOUR = 3_600_000
@@ -126,6 +128,8 @@ class Admission:
     overrides: OverrideStore
     suspensions: SuspensionStore
     storage: StorageLook
+    audit: AuditStore
+    runs_containers: bool
 
     def decide(self, connection: Connection, asked: Sequence[Asked]) -> list[Answer]:
         """Admit what can be admitted, write it, and return an answer to each: the lease, or the error that says why.
@@ -145,6 +149,7 @@ class Admission:
         self.ledger.move(connection, admitted.movements)
         self.leases.add(connection, admitted.leases)
         self.leases.add_holds(connection, admitted.holds)
+        self._record_own_images(connection, admitted.leases)
         remember_all(connection, admitted.answers, view.now_ms)
         return answers
 
@@ -152,7 +157,7 @@ class Admission:
         """Raise what admission would refuse for good: everything but what is running or held at the moment."""
         asked = Asked(request, request.person)
         view = self._look(connection, [asked], lock=False)
-        path, limits, size, _image = self._require_right(view, request)
+        path, limits, size, _chosen = self._require_right(view, request)
         self._require_time(view, path, request.max_seconds or 0)
         amount = view.prices.microcredits_per_second(size) * (request.max_seconds or 0)
         self.ledger.require_within_reach(connection, [node.id for node in path], amount)
@@ -203,7 +208,7 @@ class Admission:
             known[one.key.name] = (one.key.request_hash, answer)
         return lease_view
 
-    def _require_right(self, view: _View, request: LeaseRequest) -> tuple[list[Allocation], Limits, Size, Image]:
+    def _require_right(self, view: _View, request: LeaseRequest) -> tuple[list[Allocation], Limits, Size, ChosenImage]:
         """Return what the request speaks of, once the person has a right to it."""
         require_not_suspended(view.suspended.get(request.person))
         agreement, accepted_at_ms = self.policy.agreement, view.accepted.get(request.person)
@@ -231,15 +236,18 @@ class Admission:
         if not request.is_rescue:
             view.stored.require_unlocked(request.person, allocation.id)
         size = self.policy.rescue_size if request.is_rescue else self._size(view, request.size)
-        image = self._image(request.image)
         limits = effective_limits(self.policy, path, member, view.overrides)
         if not request.is_rescue:
             require_size(limits, size)
-        return path, limits, size, image
+        chosen = choose(self.policy, request.image, size)
+        today = to_date(view.now_ms if request.chosen_at_ms is None else request.chosen_at_ms)
+        tier = self.policy.tier(allocation.tier)
+        require_image(self.policy, chosen, tier, size, today, runs_containers=self.runs_containers)
+        return path, limits, size, chosen
 
     def _admit(self, view: _View, one: Asked, admitted: _Admitted) -> LeaseView:
         request = one.request
-        path, limits, size, image = self._require_right(view, request)
+        path, limits, size, chosen = self._require_right(view, request)
         allocation = path[-1]
         rate = 0 if request.is_rescue else view.prices.microcredits_per_second(size)
         if request.kind is LeaseKind.BATCH:
@@ -259,7 +267,7 @@ class Admission:
             person=request.person,
             kind=request.kind,
             size=size.name,
-            image=image.name,
+            image=chosen.recorded,
             server_name=request.server_name,
             cores=size.cores,
             memory_gib=size.memory_gib,
@@ -327,8 +335,22 @@ class Admission:
         )
         home = view.stored.homes.get(request.person)
         return LeaseView.from_lease(
-            lease, allocation, image, held=rate * seconds, charged=0, home_state=home.state if home else None
+            lease, allocation, chosen.reference, held=rate * seconds, charged=0, home_state=home.state if home else None
         )
+
+    def _record_own_images(self, connection: Connection, leases: Sequence[Lease]) -> None:
+        """Append to the audit log who starts what container image that is not the catalogue's."""
+        for lease in leases:
+            if is_custom(lease.image):
+                self.audit.add(
+                    connection,
+                    at_ms=lease.acquired_at_ms,
+                    actor=lease.person,
+                    action="image.custom",
+                    subject=lease.allocation_id,
+                    policy_version=self.policy.version,
+                    details={"image": lease.image, "lease": lease.id, "kind": lease.kind},
+                )
 
     def _require_time(self, view: _View, path: Sequence[Allocation], seconds: int) -> None:
         """Raise AllocationNotActiveError when a run could outlast its allocation: it holds its whole maximum."""
@@ -358,15 +380,6 @@ class Admission:
         except KeyError:
             known = ", ".join(size.name for size in self.policy.sizes)
             raise UnknownSizeError(f"There is no size {asked!r}.", f"Choose one of: {known}.") from None
-
-    def _image(self, name: str | None) -> Image:
-        if name is None:
-            return self.policy.default_image
-        try:
-            return self.policy.image(name)
-        except KeyError:
-            known = ", ".join(image.name for image in self.policy.images)
-            raise UnknownImageError(f"There is no image {name!r}.", f"Choose one of: {known}.") from None
 
 
 def new_hold(lease: Lease, sequence: int, unit: Unit, from_second: int, to_second: int) -> Hold:

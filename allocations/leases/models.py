@@ -49,7 +49,8 @@ GUESSES = frozenset({EndReason.GONE, EndReason.NOT_SEEN})
 class LeaseRequest:
     """What is asked for: a size of the policy by name (RESCUE for a rescue server), or resources of one's own.
 
-    `max_seconds` is the declared maximum of a batch run, None for a server.
+    `max_seconds` is the declared maximum of a batch run, None for a server. `chosen_at_ms` is when its image was
+    chosen, None for now: what waits in the queue keeps the version that it was submitted with.
     """
 
     allocation: str
@@ -59,6 +60,7 @@ class LeaseRequest:
     image: str | None
     server_name: str
     max_seconds: int | None = None
+    chosen_at_ms: int | None = None
 
     @property
     def is_rescue(self) -> bool:

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from allocations.clock import MS_PER_SECOND, to_rfc3339
+from allocations.clock import MS_PER_SECOND, to_date, to_rfc3339
 from allocations.errors import AllocationsError
 from allocations.leases.admission import AGREEMENT_URL
+from allocations.leases.image_offers import catalogue_of, custom_images_of, startable_images
+from allocations.leases.images import default_image, offers_custom_images
 from allocations.leases.rules import (
     InUse,
     effective_limits,
@@ -23,7 +25,6 @@ from allocations.leases.views import (
     AllocationOffer,
     Choice,
     HomeOffer,
-    ImageOffer,
     SizeOffer,
     StartOptions,
 )
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from allocations.leases.rules import Limits
     from allocations.leases.standing import Standing, StandingReader
     from allocations.leases.storage import AreaStanding, AreaStandings, StorageLook
+    from allocations.leases.views import Catalogue
     from allocations.lifecycle.models import Allocation, Suspension
     from allocations.lifecycle.stores.agreements import AgreementStore
     from allocations.lifecycle.stores.allocations import AllocationStore
@@ -64,6 +66,7 @@ class OfferService:
     suspensions: SuspensionStore
     standings: StandingReader
     storage: StorageLook
+    runs_containers: bool
 
     def agreement(self, person: str) -> AgreementView:
         """Return the agreement in force, and whether a person accepted it."""
@@ -85,18 +88,26 @@ class OfferService:
         ]
         # One's own comes first, so that nobody spends a shared allocation by not choosing.
         offers.sort(key=lambda offer: offer.tier != self.policy.entry_tier.name)
-        images = [
-            ImageOffer(name=image.name, title=image.title, description=image.description, default=image.default)
-            for image in self.policy.images
-        ]
+        usable = [(offer.tier, size.name) for offer in offers for size in offer.sizes if size.usable]
+        custom = custom_images_of(self.policy, runs_containers=self.runs_containers)
         return StartOptions(
             person=person,
             agreement=agreement,
             allocations=offers,
-            images=images,
+            images=startable_images(self.policy, to_date(now_ms), usable or self._of_tiers(offers)),
             default=self._default(offers) if agreement.accepted else None,
             home=_home(stored.homes.get(person)),
+            custom_images=custom if any(offer.custom_images for offer in offers) else None,
         )
+
+    def catalogue(self) -> Catalogue:
+        """Return every image with its versions, as today."""
+        return catalogue_of(self.policy, to_date(self.clock.now_ms()), runs_containers=self.runs_containers)
+
+    def _of_tiers(self, offers: Sequence[AllocationOffer]) -> list[tuple[str, str]]:
+        """Return the sizes of a person's tiers, where none can be had now: what could be had later can be read."""
+        tiers = [self.policy.tier(offer.tier) for offer in offers] or [self.policy.entry_tier]
+        return [(tier.name, size.name) for tier in tiers for size in self.policy.sizes if size.fits(tier.largest)]
 
     def _agreement(self, connection: Connection, person: str) -> AgreementView:
         agreement = self.policy.agreement
@@ -183,6 +194,9 @@ class OfferService:
             reason=reason,
             sizes=sizes,
             rescue=self._rescue(rescue_reason, limits, own) if is_server else None,
+            custom_images=offers_custom_images(
+                self.policy, self.policy.tier(allocation.tier), runs_containers=self.runs_containers
+            ),
         )
 
     def _rescue(self, reason: str | None, limits: Limits, own: InUse) -> SizeOffer:
@@ -210,7 +224,8 @@ class OfferService:
         for offer in offers:
             for size in offer.sizes:
                 if size.usable:
-                    return Choice(allocation=offer.id, size=size.name, image=self.policy.default_image.name)
+                    image = default_image(self.policy, self.policy.size(size.name))
+                    return Choice(allocation=offer.id, size=size.name, image=image.name)
         return None
 
 

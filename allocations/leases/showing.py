@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from allocations.leases.images import reference_of
 from allocations.leases.views import LeaseView
 
 if TYPE_CHECKING:
@@ -32,10 +33,12 @@ class LeaseViews:
             return []
         amounts = self.leases.amounts(connection, [lease.id for lease in leases])
         nodes = self.allocations.with_ancestors(connection, {lease.allocation_id for lease in leases})
-        images = {image.name: image for image in self.policy.images}
         return [
             LeaseView.from_lease(
-                lease, nodes[lease.allocation_id], images.get(lease.image), *amounts.get(lease.id, (0, 0))
+                lease,
+                nodes[lease.allocation_id],
+                reference_of(self.policy, lease.image),
+                *amounts.get(lease.id, (0, 0)),
             )
             for lease in leases
         ]

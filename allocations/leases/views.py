@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import date  # pydantic reads it at run time
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,10 @@ from pydantic import BaseModel, ConfigDict
 
 from allocations.clock import to_rfc3339
 from allocations.leases.models import Lease, LeaseKind, LeaseState  # pydantic reads them at run time
+from allocations.policy.images import Channel  # as above
 
 if TYPE_CHECKING:
     from allocations.lifecycle.models import Allocation
-    from allocations.policy.models import Image
 
 SECONDS_PER_HOUR = 3600
 
@@ -67,12 +68,12 @@ class LeaseView(View):
         cls,
         lease: Lease,
         allocation: Allocation,
-        image: Image | None,
+        image_reference: str | None,
         held: int,
         charged: int,
         home_state: str | None = None,
     ) -> LeaseView:
-        """Show a lease with its amounts; `image` is None when the catalogue has it no more."""
+        """Show a lease with its amounts; `image_reference` is None when the catalogue has its image no more."""
         return cls(
             id=lease.id,
             allocation=lease.allocation_id,
@@ -82,7 +83,7 @@ class LeaseView(View):
             kind=lease.kind,
             size=lease.size,
             image=lease.image,
-            image_reference=image.reference if image else None,
+            image_reference=image_reference,
             server_name=lease.server_name,
             resources=ResourcesView(
                 cores=lease.cores, memory_gib=lease.memory_gib, gpus=lease.gpus, gpu_type=lease.gpu_type
@@ -215,7 +216,10 @@ class HomeOffer(View):
 
 
 class AllocationOffer(View):
-    """An allocation that the person is a member of, with every size, and the rescue server that it gives."""
+    """An allocation that the person is a member of, with every size, and the rescue server that it gives.
+
+    `custom_images`: whether container images of one's own may be started on it.
+    """
 
     id: str
     name: str
@@ -231,15 +235,59 @@ class AllocationOffer(View):
     reason: str | None
     sizes: list[SizeOffer]
     rescue: SizeOffer | None = None
+    custom_images: bool = False
+
+
+class VersionOffer(View):
+    """A version of an image. `choice` is what to ask for and `recorded` how leases and runs will name it.
+
+    The two differ where it is recommended: who asks for the image alone gets whatever is recommended then. From the
+    day `ends` on (UTC) it cannot be started anew; `ends_soon` from as many days before as the policy says.
+    """
+
+    choice: str
+    recorded: str
+    title: str
+    tag: str | None
+    channel: Channel
+    released: date | None
+    ends: date | None
+    ended: bool
+    ends_soon: bool
+    reference: str | None
+    changes: list[str]
+    packages: dict[str, str]
 
 
 class ImageOffer(View):
-    """An image of the catalogue."""
+    """An image of the catalogue, with what may start it (sizes and tiers, None for all) and its versions in order.
+
+    It is started by default where it is `default`, and with the sizes in `default_for`.
+    """
 
     name: str
     title: str
     description: str
     default: bool
+    default_for: list[str] = []
+    sizes: list[str] | None = None
+    tiers: list[str] | None = None
+    versions: list[VersionOffer] = []
+
+
+class CustomImagesOffer(View):
+    """From where container images of one's own may come, and the tiers that may start them."""
+
+    registries: list[str]
+    tiers: list[str]
+
+
+class Catalogue(View):
+    """All images, those that have ended too. Without containers all run in the installation's own environment."""
+
+    containers: bool
+    images: list[ImageOffer]
+    custom: CustomImagesOffer | None
 
 
 class Choice(View):
@@ -259,3 +307,4 @@ class StartOptions(View):
     images: list[ImageOffer]
     default: Choice | None
     home: HomeOffer | None = None
+    custom_images: CustomImagesOffer | None = None

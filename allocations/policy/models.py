@@ -8,6 +8,8 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from allocations.clock import MS_PER_DAY
+from allocations.policy.images import Image, ImageRules
+from allocations.policy.images import problems as image_problems
 from allocations.policy.mail import MailTemplates
 from allocations.policy.notices import NoticeTexts
 from allocations.policy.overlaps import problems as storage_problems
@@ -64,22 +66,6 @@ class Size(PolicyModel):
         return f"{self.cores} core{'s' if self.cores > 1 else ''}, {self.memory_gib} GiB{gpus}"
 
 
-class Image(PolicyModel):
-    """An image of the catalogue."""
-
-    name: Name
-    title: Title
-    description: str = ""
-    reference: Annotated[
-        str | None,
-        Field(
-            pattern=r"^[a-z0-9][A-Za-z0-9./:@_-]{0,254}$",
-            description="The container image as Kubernetes pulls it; null: the one that the hub is configured with",
-        ),
-    ] = None
-    default: bool = False
-
-
 class Refill(PolicyModel):
     """A daily addition to the budget, while what is available is below the cap."""
 
@@ -134,6 +120,9 @@ class Tier(PolicyModel):
     ]
     idle_seconds: PositiveInt
     longest_session_seconds: PositiveInt
+    custom_images: Annotated[
+        bool, Field(description="Whether people may start container images of their own, see image_rules.custom")
+    ] = False
 
     @model_validator(mode="after")
     def _archived_before_it_is_closed(self) -> Tier:
@@ -225,6 +214,7 @@ class Policy(PolicyModel):
     sizes: Annotated[tuple[Size, ...], Field(min_length=1)]
     prices: Annotated[tuple[PriceList, ...], Field(min_length=1)]
     images: Annotated[tuple[Image, ...], Field(min_length=1)]
+    image_rules: ImageRules = ImageRules()
     leases: LeaseRules
     runs: RunRules
     agreement: Agreement
@@ -243,8 +233,6 @@ class Policy(PolicyModel):
             twice = {name for name in names if names.count(name) > 1}
             if twice:
                 raise ValueError(f"{what}: the name {sorted(twice)[0]!r} stands more than once")
-        if [image.default for image in self.images].count(True) != 1:
-            raise ValueError("images: exactly one must have default: true")
         if [tier.review for tier in self.tiers].count("none") != 1:
             raise ValueError("tiers: exactly one must have review: none (the one that everybody gets)")
         if RESCUE in {size.name for size in self.sizes}:
@@ -252,6 +240,20 @@ class Policy(PolicyModel):
         for tier in self.tiers:
             if not any(size.fits(tier.largest) for size in self.sizes):
                 raise ValueError(f"tiers: no size fits within largest of tier {tier.name!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _the_images_fit_together(self) -> Policy:
+        tiers = [tier.name for tier in self.tiers]
+        found = list(image_problems(self.images, [size.name for size in self.sizes], tiers))
+        if self.image_rules.custom is None:
+            found += [
+                f"tiers: {tier.name!r} has custom_images, and image_rules.custom of images.yaml allows no registries"
+                for tier in self.tiers
+                if tier.custom_images
+            ]
+        if found:
+            raise ValueError("\n".join(found))
         return self
 
     @model_validator(mode="after")

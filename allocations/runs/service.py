@@ -15,6 +15,7 @@ from allocations.errors import (
     NotFoundError,
     StorageLockedError,
 )
+from allocations.leases.images import choose
 from allocations.leases.models import Ending, EndReason, LeaseKind, LeaseRequest, LeaseState
 from allocations.runs.cells import EVENTS_BYTES_MAX, OUTLINE_BYTES_MAX, Cell, cells_of
 from allocations.runs.chains import SHOWN_MAX, no_awaited, require_awaited, require_few, waiting_sentence
@@ -167,13 +168,15 @@ class RunService:
         self.leases.check(connection, request)
         after = self._awaited(connection, submission)
         size = self.policy.size(submission.size)
+        # Named with its version: what the record says stays true when another version is recommended.
+        image = choose(self.policy, submission.image, size)
         run = Run(
             id=self.new_id("r"),
             person=submission.person,
             allocation_id=submission.allocation,
             name=prepared.name,
             size=submission.size,
-            image=submission.image or self.policy.default_image.name,
+            image=image.recorded,
             cores=size.cores,
             memory_gib=size.memory_gib,
             gpus=size.gpus,
@@ -452,6 +455,7 @@ class RunService:
             image=run.image,
             server_name="",
             max_seconds=run.max_seconds,
+            chosen_at_ms=run.submitted_at_ms,
         )
         try:
             lease = self.leases.acquire_within(connection, request, actor=executor)

@@ -111,6 +111,7 @@ RULES = {
         {"subject_kind": "allocation", "subject": "{allocation_id}", "limits": {"cores": 8}, "reason": "R", "days": 7},
     ),
     "DELETE /overrides/{override_id}": Rule(ADMIN, query="?why=over"),
+    "GET /images": Rule(OWN_LIST),
     "GET /quotas/ann": Rule((200, 404, 404, 404, 200, 403)),
     "PUT /people/{person}": Rule(LEASES, {"issuer": "https://sign-in.example.org", "subject": "7", "adopt": True}),
     "GET /people/with-runs": Rule(LEASES),

@@ -3,6 +3,7 @@
 from allocations.api.v1 import (
     allocations,
     health,
+    images,
     leases,
     members,
     notices,
@@ -34,4 +35,5 @@ PARTS = (
     storage,
     purges,
     transitions,
+    images,
 )
