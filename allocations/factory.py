@@ -65,6 +65,7 @@ from allocations.reports.purges import PurgeReportService
 from allocations.reports.service import ReportService
 from allocations.reports.storage import StorageReportService
 from allocations.runs.files import RunFiles
+from allocations.runs.records import RecordService
 from allocations.runs.service import RunService
 from allocations.runs.store import RunStore
 from allocations.storage.access import AreaAccess
@@ -125,6 +126,7 @@ class Services:
     requests: RequestService
     reviewers: ReviewerService
     runs: RunService
+    records: RecordService
     reports: ReportService
     platform_reports: PlatformReportService
     storage_reports: StorageReportService
@@ -235,6 +237,19 @@ def make_services(
         invitations=invitations,
         authority=authority,
     )
+    run_files = RunFiles(run_store)
+    run_service = RunService(
+        database=database,
+        clock=clock,
+        new_id=new_id,
+        policy=policy,
+        leases=leases,
+        lease_store=lease_store,
+        allocations=allocations,
+        authority=authority,
+        runs=runs,
+        files=run_files,
+    )
     return Services(
         database=database,
         clock=clock,
@@ -332,18 +347,8 @@ def make_services(
             ),
         ),
         reviewers=ReviewerService(database=database, clock=clock, reviewers=reviewers),
-        runs=RunService(
-            database=database,
-            clock=clock,
-            new_id=new_id,
-            policy=policy,
-            leases=leases,
-            lease_store=lease_store,
-            allocations=allocations,
-            authority=authority,
-            runs=runs,
-            files=RunFiles(run_store),
-        ),
+        runs=run_service,
+        records=RecordService(database=database, store=runs, files=run_files, runs=run_service),
         reports=ReportService(
             database=database,
             clock=clock,

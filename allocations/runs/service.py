@@ -18,7 +18,7 @@ from allocations.errors import (
 from allocations.leases.models import Ending, EndReason, LeaseKind, LeaseRequest, LeaseState
 from allocations.runs.cells import EVENTS_BYTES_MAX, OUTLINE_BYTES_MAX, Cell, cells_of
 from allocations.runs.ends import EndCode, known_code
-from allocations.runs.files import EVENTS, INPUT, LOG, READ_BYTES_MAX
+from allocations.runs.files import EVENTS, INPUT, LOG, PROVENANCE, READ_BYTES_MAX
 from allocations.runs.models import (
     ACTIVE_STATES,
     ENDED_STATES,
@@ -30,6 +30,7 @@ from allocations.runs.models import (
     RunState,
     RunView,
 )
+from allocations.runs.provenance import RECORD_BYTES_MAX, ended_record, submitted_record
 from allocations.runs.submissions import require_file_name, require_notebook, require_parameters
 
 if TYPE_CHECKING:
@@ -56,7 +57,10 @@ CLAIM_WINDOW = 500
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a person submits. `notebook` is the parsed .ipynb, `max_seconds` None for the policy's default."""
+    """What a person submits. `notebook` is the parsed .ipynb, `max_seconds` None for the policy's default.
+
+    replay_of: the run that this one repeats.
+    """
 
     person: str
     allocation: str
@@ -66,11 +70,12 @@ class Submission:
     parameters: Mapping[str, Any]
     image: str | None = None
     max_seconds: int | None = None
+    replay_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """What the batch process reports of the end of an attempt of a run."""
+    """What the batch process reports of the end of an attempt of a run; image_id and node where its place says them."""
 
     attempt: int
     outcome: Outcome
@@ -78,6 +83,8 @@ class Finish:
     ended_at_ms: int
     error: RunError | None = None
     end_code: str | None = None
+    image_id: str | None = None
+    node: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +166,8 @@ class RunService:
                 submitted_at_ms=self.clock.now_ms(),
                 started_at_ms=None,
                 ended_at_ms=None,
+                provenance=submitted_record(content),
+                replay_of=submission.replay_of,
             )
             # The file first: a run in the queue always has its notebook; a file without a run harms nobody.
             self.files.write_input(run.id, content)
@@ -220,6 +229,7 @@ class RunService:
 
         Lost runs are not charged, and queued again as often as the policy says.
         """
+        said = self._start_of(run_id, PROVENANCE, RECORD_BYTES_MAX)
         with self.database.write() as connection:
             run = self._locked(connection, run_id)
             if not _is_current(run, finish.attempt) or run.lease_id is None:
@@ -241,6 +251,7 @@ class RunService:
                 "current_cell": None,
                 "error": finish.error.model_dump_json() if finish.error else None,
             }
+            changes["provenance"] = ended_record(run.provenance, said, finish.attempt, finish.image_id, finish.node)
             if finish.outcome is Outcome.FAILED:
                 changes["end_code"] = known_code(finish.end_code, finish.error.name if finish.error else None)
             self.runs.change(connection, run_id, **changes)
