@@ -67,6 +67,7 @@ from allocations.reports.service import ReportService
 from allocations.reports.storage import StorageReportService
 from allocations.runs.chains import ChainService, ChainStore
 from allocations.runs.files import RunFiles
+from allocations.runs.records import RecordService
 from allocations.runs.service import RunService
 from allocations.runs.store import RunStore
 from allocations.storage.access import AreaAccess
@@ -129,6 +130,7 @@ class Services:
     reviewers: ReviewerService
     runs: RunService
     chains: ChainService
+    records: RecordService
     reports: ReportService
     platform_reports: PlatformReportService
     storage_reports: StorageReportService
@@ -246,6 +248,20 @@ def make_services(
         invitations=invitations,
         authority=authority,
     )
+    run_files = RunFiles(run_store)
+    run_service = RunService(
+        database=database,
+        clock=clock,
+        new_id=new_id,
+        policy=policy,
+        leases=leases,
+        lease_store=lease_store,
+        allocations=allocations,
+        authority=authority,
+        runs=runs,
+        chains=chains,
+        files=run_files,
+    )
     return Services(
         database=database,
         clock=clock,
@@ -345,20 +361,9 @@ def make_services(
             ),
         ),
         reviewers=ReviewerService(database=database, clock=clock, reviewers=reviewers),
-        runs=RunService(
-            database=database,
-            clock=clock,
-            new_id=new_id,
-            policy=policy,
-            leases=leases,
-            lease_store=lease_store,
-            allocations=allocations,
-            authority=authority,
-            runs=runs,
-            chains=chains,
-            files=RunFiles(run_store),
-        ),
+        runs=run_service,
         chains=ChainService(database=database, clock=clock, chains=chains),
+        records=RecordService(database=database, store=runs, files=run_files, runs=run_service),
         reports=ReportService(
             database=database,
             clock=clock,

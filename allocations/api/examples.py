@@ -50,7 +50,9 @@ from allocations.reports.people import SuspensionView
 from allocations.reports.platform import PlatformReport, TierReport
 from allocations.reports.platform_use import UseBy, UseForecast, UseOfGroup, UseOfStep, UseReport, UseStep, UseView
 from allocations.reports.requests import AwardView, RequestView, ReviewView
+from allocations.runs.ends import EndCode
 from allocations.runs.models import ChainedRun, Condition, RunState, RunView
+from allocations.runs.provenance import FileRecord, Provenance, RunRecord
 
 if TYPE_CHECKING:
     from allocations.errors import AllocationsError
@@ -249,6 +251,27 @@ _RUN = RunView(
     waits_for=Condition.SUCCEEDED,
     after=[ChainedRun(run="r-1123456789abcdef0123", name="calibrate.ipynb", state=RunState.SUCCEEDED)],
 )
+_RECORD = RunRecord(
+    run=_RUN.model_copy(
+        update={"state": RunState.SUCCEEDED, "ended_at": _BEGAN, "end_code": EndCode.SUCCEEDED, "current_cell": None}
+    ),
+    provenance=Provenance(
+        notebook_sha256="5e" * 32,
+        image_id="registry.example.org/base@sha256:" + "7f" * 32,
+        node="node-7",
+        interpreter="3.12.3",
+        platform="Linux-6.8.0-x86_64-with-glibc2.39",
+        environment_sha256="a0" * 32,
+        packages_count=2,
+        git_revision="9c" * 20,
+        inputs=[FileRecord(path="m31.parquet", bytes=1_048_576, sha256="b1" * 32)],
+        outputs=[FileRecord(path="stars.parquet", bytes=2_048, sha256="c2" * 32)],
+        output_sha256="d3" * 32,
+        cells=["e4" * 8],
+    ),
+    packages=["astropy==7.1.0", "numpy==2.3.1"],
+    comparison=None,
+)
 _AGREEMENT = AgreementView(version="2026-07-01", title="User agreement", accepted=True, url="/agreement")
 _OPTIONS = StartOptions(
     person="ann",
@@ -410,6 +433,7 @@ _ANSWERS: tuple[View, ...] = (
     RequestList(requests=[_REQUEST]),
     _RUN,
     RunList(runs=[_RUN]),
+    _RECORD,
     _NOTICE,
     NoticeList(notices=[_NOTICE], unread=1, next_before=None),
     *STORAGE_ANSWERS,

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 INPUT, OUTPUT, LOG, EVENTS = "input.ipynb", "output.ipynb", "log.txt", "events.jsonl"
+PROVENANCE = "provenance.json"
 READ_BYTES_MAX = 200_000_000
 _RUN_ID = re.compile(r"r-[0-9a-f]{20}")
 

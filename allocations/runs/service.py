@@ -20,7 +20,7 @@ from allocations.leases.models import Ending, EndReason, LeaseKind, LeaseRequest
 from allocations.runs.cells import EVENTS_BYTES_MAX, OUTLINE_BYTES_MAX, Cell, cells_of
 from allocations.runs.chains import SHOWN_MAX, no_awaited, require_awaited, require_few, waiting_sentence
 from allocations.runs.ends import EndCode, known_code
-from allocations.runs.files import EVENTS, INPUT, LOG, READ_BYTES_MAX
+from allocations.runs.files import EVENTS, INPUT, LOG, PROVENANCE, READ_BYTES_MAX
 from allocations.runs.models import (
     ACTIVE_STATES,
     ENDED_STATES,
@@ -33,6 +33,7 @@ from allocations.runs.models import (
     RunState,
     RunView,
 )
+from allocations.runs.provenance import RECORD_BYTES_MAX, ended_record, submitted_record
 from allocations.runs.submissions import require_file_name, require_notebook, require_parameters
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ CLAIM_WINDOW = 500
 class Submission:
     """What a person submits. `notebook` is the parsed .ipynb, `max_seconds` None for the policy's default.
 
-    `after` names runs of the same person that it waits for, `waits_for` what they must have come to.
+    `after` names runs of the same person that it waits for, `waits_for` what they must have come to;
+    `replay_of` the run that this one repeats.
     """
 
     person: str
@@ -75,6 +77,7 @@ class Submission:
     max_seconds: int | None = None
     after: Sequence[str] = ()
     waits_for: Condition = Condition.SUCCEEDED
+    replay_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +93,7 @@ class Prepared:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """What the batch process reports of the end of an attempt of a run."""
+    """What the batch process reports of the end of an attempt of a run; image_id and node where its place says them."""
 
     attempt: int
     outcome: Outcome
@@ -98,6 +101,8 @@ class Finish:
     ended_at_ms: int
     error: RunError | None = None
     end_code: str | None = None
+    image_id: str | None = None
+    node: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +202,8 @@ class RunService:
             started_at_ms=None,
             ended_at_ms=None,
             waits_for=submission.waits_for if after else None,
+            provenance=submitted_record(prepared.content),
+            replay_of=submission.replay_of,
         )
         # The file first: a run in the queue always has its notebook; a file without a run harms nobody.
         self.files.write_input(run.id, prepared.content)
@@ -257,6 +264,7 @@ class RunService:
 
         Lost runs are not charged, and queued again as often as the policy says.
         """
+        said = self._start_of(run_id, PROVENANCE, RECORD_BYTES_MAX)
         with self.database.write() as connection:
             run = self._locked(connection, run_id)
             if not _is_current(run, finish.attempt) or run.lease_id is None:
@@ -278,6 +286,7 @@ class RunService:
                 "current_cell": None,
                 "error": finish.error.model_dump_json() if finish.error else None,
             }
+            changes["provenance"] = ended_record(run.provenance, said, finish.attempt, finish.image_id, finish.node)
             if finish.outcome is Outcome.FAILED:
                 changes["end_code"] = known_code(finish.end_code, finish.error.name if finish.error else None)
             self.runs.change(connection, run_id, **changes)

@@ -60,6 +60,7 @@ DONE = {
     "linked": "The publication is linked.",
     "unlinked": "The link is taken away; other allocations keep theirs.",
     "extended": "The server is extended. How long it can go on stands below.",
+    "replayed": "The replay is queued. When it has ended, this page says whether it made the same.",
     "queued": "The run is queued. It starts when there is room.",
     "cancelled": "The run is being cancelled.",
     "several-cancelled": "The chosen runs are being cancelled. What had ended already stays as it is.",

@@ -17,7 +17,7 @@ from allocations.web.figures import cells_shown
 from allocations.web.formats import to_last_lines
 from allocations.web.headers import content_policy
 from allocations.web.notebooks import NOTEBOOK_POLICY, SHOWN_BYTES_MAX, to_html
-from allocations.web.render import LivePart, live, live_response, page, see
+from allocations.web.render import LivePart, live, live_response, new_key, page, see
 from allocations.web.run_list import STATES, Wanted, page_of, wanted_by, wanted_of
 from allocations.web.session import Sent, form_needs, page_needs
 
@@ -62,7 +62,8 @@ def cancel_several(request: Request, services: Wired, sent: RunForm) -> Response
 def show_run(request: Request, run_id: str, services: Wired, runner: Runner) -> Response:
     """Show a run of one's own."""
     watch = services.runs.watch(runner.name, run_id, LOG_BYTES_MAX)
-    response = page(request, "run.html", run=watch.run, live=_progress(request, watch))
+    record = services.records.of(runner.name, run_id) if watch.run.state in ENDED_STATES else None
+    response = page(request, "run.html", run=watch.run, live=_progress(request, watch), record=record, key=new_key())
     response.headers["Content-Security-Policy"] = FRAMING_POLICY
     return response
 

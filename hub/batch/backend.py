@@ -28,9 +28,11 @@ class Running:
 
 @dataclass(frozen=True)
 class Exited:
-    """The runner has recorded how the attempt ended."""
+    """The runner has recorded how the attempt ended; the node and the image's digest, where the place knows them."""
 
     result: RunResult
+    node: str | None = None
+    image_id: str | None = None
 
 
 @dataclass(frozen=True)

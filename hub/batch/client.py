@@ -138,10 +138,13 @@ class BatchClient:
             "after": list(after),
             "waits_for": "ended" if even_if_failed else "succeeded",
         }
-        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        return self._post_once("/runs", body, {"Idempotency-Key": idempotency_key or str(uuid.uuid4())})
+
+    def _post_once(self, path: str, body: object, headers: Mapping[str, str]) -> Run:
+        """Post what may cost something; an answer that gets lost is asked for again under the same key."""
         for attempt in range(1, SUBMIT_TRIES + 1):
             try:
-                return Run.from_json(json_of(call(self._http, "POST", "/runs", json=body, headers=headers)))
+                return Run.from_json(json_of(call(self._http, "POST", path, json=body, headers=headers)))
             except ServiceUnavailableError:
                 if attempt == SUBMIT_TRIES:
                     raise
@@ -176,6 +179,15 @@ class BatchClient:
     def log(self, run_id: str) -> str:
         """What the run has printed so far."""
         return call(self._http, "GET", _path(run_id, "log")).text
+
+    def provenance(self, run_id: str) -> dict[str, Any]:
+        """The record of a run: `run`, `provenance`, `packages`, and for a replay `comparison`."""
+        return json_of(call(self._http, "GET", _path(run_id, "provenance")))
+
+    def replay(self, run_id: str, *, idempotency_key: str | None = None) -> Run:
+        """Submit the run again as it was; when it has ended, its record says whether it made the same."""
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        return self._post_once(_path(run_id, "replay"), None, headers)
 
     def wait(
         self,

@@ -203,6 +203,69 @@ def cancel(run_id: str, as_json: bool) -> None:
         _show(client.cancel(run_id), as_json=as_json)
 
 
+@batch.command()
+@click.argument("run_id")
+@click.option("--json", "as_json", is_flag=True, help="For machines: the whole record.")
+def provenance(run_id: str, as_json: bool) -> None:
+    """Show what a run was made of and what it made; of a replay, whether it made the same."""
+    with _client() as client:
+        record = client.provenance(run_id)
+    if as_json:
+        click.echo(json.dumps(record))
+        return
+    _show_record(record)
+
+
+@batch.command()
+@click.argument("run_id")
+@click.option("--wait/--no-wait", default=False, help="Follow it until it ends; exit status 1 unless it made the same.")
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def replay(run_id: str, wait: bool, as_json: bool) -> None:
+    """Submit a run again as it was, to see whether it makes the same."""
+    with _client() as client:
+        run = client.replay(run_id)
+        if not wait:
+            _show(run, as_json=as_json)
+            return
+        if not as_json:
+            err.print(f"Queued as {run.id}.")
+        run = _follow(client, run, quiet=as_json)
+        record = client.provenance(run.id)
+    if as_json:
+        click.echo(json.dumps(record))
+    else:
+        _show_record(record)
+    sys.exit(0 if (record["comparison"] or {}).get("same_output") else 1)
+
+
+def _show_record(record: dict[str, Any]) -> None:
+    """Print a record; the packages by their number alone, which is what fits."""
+    kept, compared = record["provenance"] or {}, record["comparison"]
+    table = Table(show_header=False, box=None)
+    table.add_row("Run", record["run"]["id"])
+    for title, name in (
+        ("Notebook", "notebook_sha256"),
+        ("Output", "output_sha256"),
+        ("Image", "image_id"),
+        ("Environment", "environment_sha256"),
+        ("Python", "interpreter"),
+        ("Packages", "packages_count"),
+        ("Git revision", "git_revision"),
+        ("Machine", "node"),
+    ):
+        if kept.get(name):
+            table.add_row(title, str(kept[name]))
+    for title, files in (("Input", kept.get("inputs")), ("Output file", kept.get("outputs"))):
+        for one in files or []:
+            table.add_row(title, f"{one['path']}  {one['sha256'] or ''}".rstrip())
+    if compared:
+        table.add_row("Replay of", compared["original"])
+        table.add_row("Verdict", compared["sentence"])
+        for one in compared["differences"]:
+            table.add_row("", one["sentence"])
+    out.print(table, highlight=False)
+
+
 def _follow(client: BatchClient, run: Run, *, quiet: bool) -> Run:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=quiet) as progress:

@@ -176,14 +176,14 @@ class Executor:
         attempt = self._attempts[run.id, run.attempt]
         sight = self._backend.look(run)
         match sight:
-            case Exited(result):
+            case Exited(result, node, image_id):
                 attempt.ended = True
                 self._report_progress(run, attempt, result.started_at)
                 outcome = result.outcome
                 if outcome == "cancelled":
                     outcome = self._stop_reason(run, result.started_at, from_text(result.ended_at)) or "lost"
                 error = None if outcome == "cancelled" else result.error
-                self._finish(run, outcome, result.started_at, result.ended_at, error)
+                self._finish(run, outcome, result.started_at, result.ended_at, error, node, image_id)
             case Running(started_at):
                 attempt.looks_gone = 0
                 if self._stop_reason(run, started_at, self._clock()):
@@ -253,12 +253,19 @@ class Executor:
         attempt.reported = progress
 
     def _finish(
-        self, run: Run, outcome: Outcome, started_at: str | None, ended_at: str, error: RunError | None
+        self,
+        run: Run,
+        outcome: Outcome,
+        started_at: str | None,
+        ended_at: str,
+        error: RunError | None,
+        node: str | None = None,
+        image_id: str | None = None,
     ) -> None:
         """Tell the service, with the recorded times however late; a crash after it repeats the same call."""
         if self._away():
             return
-        self._service.finish(run, outcome, started_at, ended_at, error)
+        self._service.finish(run, outcome, started_at, ended_at, error, node=node, image_id=image_id)
         del self._runs[run.id]
         del self._attempts[run.id, run.attempt]
         self._metrics.runs.labels(outcome).inc()

@@ -121,6 +121,7 @@ class RunDirectory:
         self.output = path / "output.ipynb"
         self.log = path / "log.txt"
         self.events = path / "events.jsonl"
+        self.provenance = path / "provenance.json"
         self.spec = path / "run.json"
         self._process = path / "process.json"
         self._result = path / "result.json"
@@ -143,7 +144,7 @@ class RunDirectory:
             msg = f"The run's notebook {self.input} is missing from the run store."
             raise RunDirectoryError(msg)
         if self.attempt() not in (None, spec.attempt):
-            for path in (self._result, self._process, self.events, self.output):
+            for path in (self._result, self._process, self.events, self.output, self.provenance):
                 path.unlink(missing_ok=True)
         write_atomically(self.spec, json.dumps(spec.to_json()))
 

@@ -249,7 +249,10 @@ def sight_of_claimed(run: Run, pod: Mapping[str, Any], result: RunResult | None,
         result = _without_result(run, pod, ended_at)
     # A pod may lose its container's status; then what was reported of it still holds.
     started_at = started_at or run.started_at or result.started_at
-    return Exited(replace(result, started_at=started_at, ended_at=ended_at))
+    node = (pod.get("spec") or {}).get("nodeName")
+    # The notebook's container is the only one.
+    image_id = next((status["imageID"] for status in _statuses(pod) if status.get("imageID")), None)
+    return Exited(replace(result, started_at=started_at, ended_at=ended_at), node, image_id)
 
 
 def sight_of_unclaimed(

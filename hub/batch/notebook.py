@@ -312,6 +312,13 @@ papermill_engines.register(ENGINE, _RunEngine)
 logging.getLogger("papermill").setLevel(logging.ERROR)
 
 
+def kernel_python(notebook: nbformat.NotebookNode) -> str | None:
+    """The interpreter of the notebook's kernel as its specification names it; None when that is not Python."""
+    specification = KernelSpecManager().get_kernel_spec(_kernel(notebook))
+    program = specification.argv[0] if specification.argv else ""
+    return program if Path(program).name.startswith("python") else None
+
+
 def run_notebook(
     notebook: nbformat.NotebookNode,
     output: Path,

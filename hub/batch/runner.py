@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hub.batch import ends
-from hub.batch.files import RunDirectory, RunDirectoryError, RunProcess, RunSpec
+from hub.batch.files import RunDirectory, RunDirectoryError, RunProcess, RunSpec, write_atomically
 from hub.batch.model import RunError, RunResult, named_cell, now_utc, to_text
 from hub.batch.processes import adopt_orphans, kill_descendants, living_descendants, read_stat, send
+from hub.batch.provenance import make_record
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -202,6 +203,20 @@ def execute(
     return record.stop, record.stop_error()
 
 
+def keep_provenance(directory: RunDirectory, spec: RunSpec, record: RunRecord) -> None:
+    """Write down what the run was made of and what it made. What stands against it costs no run its result."""
+    from hub.batch.notebook import kernel_python, load_notebook  # noqa: PLC0415  # as in `execute`
+
+    try:
+        notebook = load_notebook(directory.input)
+        python = kernel_python(notebook)
+        executed = json.loads(directory.output.read_bytes()) if directory.output.is_file() else None
+        made = make_record(spec.attempt, directory.input.read_bytes(), executed, Path(spec.home), python)
+        write_atomically(directory.provenance, json.dumps(made))
+    except Exception as fault:  # noqa: BLE001  a notebook may leave anything behind
+        record.wrote(f"The run's provenance could not be recorded: {type(fault).__name__}: {fault}\n")
+
+
 def main(arguments: list[str], clock: Callable[[], datetime] = now_utc) -> int:
     """Execute the run in the directory of the first argument, as ATTEMPT in POD if these follow: the exit status."""
     directory = RunDirectory(Path(arguments[0]).absolute())
@@ -233,6 +248,7 @@ def main(arguments: list[str], clock: Callable[[], datetime] = now_utc) -> int:
     guard.start()
     try:
         outcome, error = execute(directory, spec, record, () if in_pod else RUNNER_VARIABLES)
+        keep_provenance(directory, spec, record)
         if not record.finish(outcome, error):
             guard.join()
     finally:

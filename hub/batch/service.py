@@ -125,7 +125,17 @@ class ExecutorService:
         body = {"attempt": run.attempt, **vars(progress)}
         call(self._http, "POST", f"/runs/{run.id}/progress", json=body)
 
-    def finish(self, run: Run, outcome: Outcome, started_at: str | None, ended_at: str, error: RunError | None) -> None:
+    def finish(
+        self,
+        run: Run,
+        outcome: Outcome,
+        started_at: str | None,
+        ended_at: str,
+        error: RunError | None,
+        *,
+        node: str | None = None,
+        image_id: str | None = None,
+    ) -> None:
         """Report the end of the attempt; the service answers a repetition the same way."""
         told = error.to_json() if error else None
         code = told.pop("code") if told else ""
@@ -136,5 +146,7 @@ class ExecutorService:
             "ended_at": ended_at,
             "error": told,
             "end_code": code or None,
+            "node": node,
+            "image_id": image_id,
         }
         call(self._http, "POST", f"/runs/{run.id}/finish", json=body)

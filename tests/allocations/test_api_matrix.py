@@ -154,6 +154,8 @@ RULES = {
     "POST /runs/{run_id}/finish": Rule(LEASES, FINISH),
     "GET /runs/{run_id}": Rule(OWN_ONLY),
     "POST /runs/{run_id}/cancel": Rule(OWN_ONLY),
+    "GET /runs/{run_id}/provenance": Rule(OWN_ONLY),
+    "POST /runs/{run_id}/replay": Rule((201, 404, 404, 404, 404, 403), {}),
     # The run has not begun: there is no file yet, not even for its owner.
     "GET /runs/{run_id}/output": Rule((404, 404, 404, 404, 404, 403)),
     "GET /runs/{run_id}/log": Rule((404, 404, 404, 404, 404, 403)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from hashlib import sha256
 from html import unescape
 from typing import TYPE_CHECKING, Any
 
@@ -524,3 +525,55 @@ def test_a_time_in_the_future_is_no_negative_duration(site: Site) -> None:
     event = {"event": "cell_started", "cell": 1, "at": to_rfc3339(START_MS + 10**9)}
     (site.run_store / run / "events.jsonl").write_text(f"{json.dumps(event)}\n")
     assert rows(site.browser("ann").get(f"/runs/{run}").text) == ["1 a running 0.0 s"]
+
+
+def recorded(site: Site, run: str, **changes: Any) -> None:
+    """Let a run end with a record such as its runner writes."""
+    cells = changes.pop("cells", ["a" * 16, "b" * 16])
+    record: dict[str, Any] = {
+        "attempt": 1,
+        "notebook_sha256": "0" * 64,
+        "interpreter": "3.12.3",
+        "platform": "Linux-6.8",
+        "packages": ["astropy==7.1.0"],
+        "environment_sha256": sha256(b"3.12.3\nastropy==7.1.0").hexdigest(),
+        "node": "here",
+        "git_revision": None,
+        "inputs": [{"path": HOSTILE, "bytes": 3, "sha256": "1" * 64}],
+        "outputs": [],
+        "output_sha256": sha256("".join(cells).encode()).hexdigest(),
+        "cells": cells,
+    }
+    site.services.runs.claim("x", 100)
+    (site.run_store / run / "provenance.json").write_text(json.dumps(record | changes))
+    finish(site, run, Outcome.SUCCEEDED)
+
+
+def test_the_record_of_a_run_is_shown_and_can_be_downloaded(site: Site) -> None:
+    run = site.queue_run("ann", site.accept("ann"))
+    browser = site.browser("ann")
+    assert "download-record" not in browser.get(f"/runs/{run}").text, "it has not ended"
+    recorded(site, run)
+    page = browser.get(f"/runs/{run}").text
+    assert "astropy==7.1.0" in page
+    assert HOSTILE not in page
+    answer = browser.get(f"/runs/{run}/provenance.json")
+    assert answer.headers["content-disposition"] == f'attachment; filename="{run}.json"'
+    assert answer.json()["provenance"]["cells"] == ["a" * 16, "b" * 16]
+    assert site.browser("bob").get(f"/runs/{run}/provenance.json").status_code == 404
+
+
+def test_a_run_is_replayed_and_its_page_says_what_differs(site: Site) -> None:
+    run = site.queue_run("ann", site.accept("ann"))
+    recorded(site, run)
+    browser = site.browser("ann")
+    page = browser.get(f"/runs/{run}").text
+    (key,) = re.findall(r'name="key" value="([^"]*)"', page)
+    first, second = (browser.post(f"/runs/{run}/replay", {"key": key}) for _ in range(2))
+    assert first.headers["location"] == second.headers["location"], "sent twice, it is one replay"
+    (replay,) = {one.id for one in site.services.runs.list_of("ann")} - {run}
+    recorded(site, replay, cells=["a" * 16, "c" * 16])
+    page = browser.get(f"/runs/{replay}").text
+    assert "Another output: cell 2 put out something else." in page
+    assert f'href="{PREFIX}/runs/{run}"' in page
+    assert site.browser("bob").post(f"/runs/{run}/replay", {"key": "k"}).status_code == 404

@@ -19,6 +19,7 @@ from allocations.leases.views import LeaseView, StartOptions, View
 from allocations.runs.chains import AWAITED_MAX
 from allocations.runs.files import LOG, OUTPUT
 from allocations.runs.models import Condition, Outcome, RunError, RunView
+from allocations.runs.provenance import RunRecord
 from allocations.runs.service import Finish, Submission
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,8 @@ class FinishBody(Body):
     ended_at: datetime
     error: RunError | None = None
     end_code: Annotated[str, Field(max_length=40)] | None = None
+    image_id: Annotated[str, Field(max_length=300)] | None = None
+    node: Annotated[str, Field(max_length=300)] | None = None
 
 
 class RunList(View):
@@ -193,6 +196,8 @@ def finish(run_id: str, body: FinishBody, services: Wired, _caller: LeaseHolder)
             from_datetime(body.ended_at),
             body.error,
             body.end_code,
+            body.image_id,
+            body.node,
         ),
     )
     if run.end_code is not None:
@@ -221,6 +226,21 @@ def get(run_id: str, services: Wired, caller: Runner) -> RunView:
 def cancel(run_id: str, services: Wired, caller: Runner) -> RunView:
     """Cancel a run; what it used until it stops is charged."""
     return services.runs.cancel(caller.name, run_id)
+
+
+@router.get("/runs/{run_id}/provenance")
+def provenance(run_id: str, services: Wired, caller: Runner) -> RunRecord:
+    """The record of a run: what it was made of and what it made; of a replay, what differs from its original."""
+    return services.records.of(caller.name, run_id)
+
+
+@router.post("/runs/{run_id}/replay", status_code=201)
+def replay(run_id: str, services: Wired, caller: Runner, idempotency_key: IdempotencyHeader) -> RunView:
+    """Submit a run again as it was; its record then says whether it made the same."""
+    key = IdempotencyKey.for_request(caller.name, idempotency_key, "replay", {"run": run_id})
+    run = services.records.replay(caller.name, run_id, key)
+    log.info("run queued", extra={"person": caller.name, "allocation": run.allocation, "run": run.id})
+    return run
 
 
 @router.get(
