@@ -64,6 +64,7 @@ from allocations.reports.awards import StandingViewBuilder
 from allocations.reports.purges import PurgeReportService
 from allocations.reports.service import ReportService
 from allocations.reports.storage import StorageReportService
+from allocations.runs.drafts import DraftService
 from allocations.runs.files import RunFiles
 from allocations.runs.service import RunService
 from allocations.runs.store import RunStore
@@ -125,6 +126,7 @@ class Services:
     requests: RequestService
     reviewers: ReviewerService
     runs: RunService
+    drafts: DraftService
     reports: ReportService
     platform_reports: PlatformReportService
     storage_reports: StorageReportService
@@ -344,6 +346,7 @@ def make_services(
             runs=runs,
             files=RunFiles(run_store),
         ),
+        drafts=DraftService(database=database, clock=clock, new_id=new_id, policy=policy, files=RunFiles(run_store)),
         reports=ReportService(
             database=database,
             clock=clock,

@@ -50,7 +50,9 @@ from allocations.reports.people import SuspensionView
 from allocations.reports.platform import PlatformReport, TierReport
 from allocations.reports.platform_use import UseBy, UseForecast, UseOfGroup, UseOfStep, UseReport, UseStep, UseView
 from allocations.reports.requests import AwardView, RequestView, ReviewView
-from allocations.runs.models import RunState, RunView
+from allocations.runs.drafts import DraftView
+from allocations.runs.models import RunSource, RunSourceKind, RunState, RunView
+from allocations.runs.notebook_parameters import NotebookParameters, ParameterKind, ParameterView
 
 if TYPE_CHECKING:
     from allocations.errors import AllocationsError
@@ -241,6 +243,33 @@ _RUN = RunView(
     ended_at=None,
     held_microcredits=46_800,
     charged_microcredits=0,
+    retries=1,
+    retried=0,
+    source=RunSource(kind=RunSourceKind.HOME, path="stacks/stack.ipynb"),
+)
+_PARAMETERS = NotebookParameters(
+    language="python",
+    known=True,
+    has_cell=True,
+    parameters=[
+        ParameterView(
+            name="field",
+            kind=ParameterKind.TEXT,
+            nullable=False,
+            has_default=True,
+            default="m31",
+            source="'m31'",
+            help="which field",
+        )
+    ],
+)
+_DRAFT = DraftView(
+    id="n-0123456789abcdef0123",
+    name="stack.ipynb",
+    source=RunSource(kind=RunSourceKind.HOME, path="stacks/stack.ipynb"),
+    parameters=_PARAMETERS,
+    kept_until="2027-01-16T08:00:00.000Z",
+    page="/services/allocations/runs/new?draft=n-0123456789abcdef0123",
 )
 _AGREEMENT = AgreementView(version="2026-07-01", title="User agreement", accepted=True, url="/agreement")
 _OPTIONS = StartOptions(
@@ -402,6 +431,8 @@ _ANSWERS: tuple[View, ...] = (
     RequestList(requests=[_REQUEST]),
     _RUN,
     RunList(runs=[_RUN]),
+    _PARAMETERS,
+    _DRAFT,
     _NOTICE,
     NoticeList(notices=[_NOTICE], unread=1, next_before=None),
     *STORAGE_ANSWERS,

@@ -49,6 +49,27 @@ class RunFilter:
 EVERY_RUN = RunFilter()
 
 
+class RunSourceKind(StrEnum):
+    """Where a notebook was taken from."""
+
+    UPLOAD = "upload"
+    HOME = "home"
+    REPOSITORY = "repository"
+    EXAMPLE = "example"
+
+
+class RunSource(View):
+    """Where a notebook was taken from, as whoever submitted it says: what was run is kept in any case.
+
+    `path` is that in the home or in the repository; `address` (without credentials) and `revision` are a repository's.
+    """
+
+    kind: RunSourceKind
+    address: str | None = None
+    revision: str | None = None
+    path: str | None = None
+
+
 class RunError(View):
     """What went wrong, and in which cell (counted from 1)."""
 
@@ -60,7 +81,11 @@ class RunError(View):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run as stored. `parameters` and `error` are JSON."""
+    """A run as stored. `parameters`, `error` and `source` are JSON.
+
+    `retries`: how often it is tried again when its notebook fails, `retried` how often it has been, and
+    `charged_before_microcredits` what the attempts before this one were charged.
+    """
 
     id: str
     person: str
@@ -87,6 +112,10 @@ class Run:
     submitted_at_ms: int
     started_at_ms: int | None
     ended_at_ms: int | None
+    retries: int = 0
+    retried: int = 0
+    charged_before_microcredits: int = 0
+    source: str | None = None
 
 
 class RunView(View):
@@ -116,6 +145,10 @@ class RunView(View):
     ended_at: str | None
     held_microcredits: int
     charged_microcredits: int
+    # An answer that an earlier version has kept for its Idempotency-Key does not have these.
+    retries: int = 0
+    retried: int = 0
+    source: RunSource | None = None
 
     @classmethod
     def from_run(cls, run: Run, allocation_name: str, amounts: tuple[int, int]) -> RunView:
@@ -144,5 +177,8 @@ class RunView(View):
             started_at=None if run.started_at_ms is None else to_rfc3339(run.started_at_ms),
             ended_at=None if run.ended_at_ms is None else to_rfc3339(run.ended_at_ms),
             held_microcredits=amounts[0],
-            charged_microcredits=amounts[1],
+            charged_microcredits=run.charged_before_microcredits + amounts[1],
+            retries=run.retries,
+            retried=run.retried,
+            source=RunSource.model_validate_json(run.source) if run.source else None,
         )

@@ -26,10 +26,19 @@ from allocations.runs.models import (
     Run,
     RunError,
     RunFilter,
+    RunSource,
     RunState,
     RunView,
 )
-from allocations.runs.submissions import require_file_name, require_notebook, require_parameters
+from allocations.runs.notebook_parameters import fitting, parameters_of
+from allocations.runs.retries import is_repeated, is_retried, queued_again, retry
+from allocations.runs.submissions import (
+    require_file_name,
+    require_notebook,
+    require_parameters,
+    require_retries,
+    require_source,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -55,7 +64,10 @@ CLAIM_WINDOW = 500
 
 @dataclass(frozen=True, slots=True)
 class Submission:
-    """What a person submits. `notebook` is the parsed .ipynb, `max_seconds` None for the policy's default."""
+    """What a person submits. `notebook` is the parsed .ipynb, `max_seconds` None for the policy's default.
+
+    `retries`: how often it is tried again when the notebook fails, each attempt charged.
+    """
 
     person: str
     allocation: str
@@ -65,6 +77,8 @@ class Submission:
     parameters: Mapping[str, Any]
     image: str | None = None
     max_seconds: int | None = None
+    retries: int = 0
+    source: RunSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +122,11 @@ class RunService:
         """Queue a run; what could never be admitted is refused at once with the AllocationsError that says why."""
         rules = self.policy.runs
         content = require_notebook(submission.notebook, rules.notebook_max_bytes)
-        parameters = require_parameters(submission.parameters)
+        require_parameters(submission.parameters)
+        parameters = require_parameters(fitting(parameters_of(submission.notebook), submission.parameters))
         name = require_file_name(submission.name)
+        retries = require_retries(submission.retries, rules.retries_max)
+        source = require_source(submission.source)
         max_seconds = submission.max_seconds or rules.default_max_seconds
         if not 0 < max_seconds <= rules.longest_seconds:
             raise InvalidInputError(
@@ -157,6 +174,8 @@ class RunService:
                 submitted_at_ms=self.clock.now_ms(),
                 started_at_ms=None,
                 ended_at_ms=None,
+                retries=retries,
+                source=source,
             )
             # The file first: a run in the queue always has its notebook; a file without a run harms nobody.
             self.files.write_input(run.id, content)
@@ -216,7 +235,8 @@ class RunService:
     def finish(self, run_id: str, finish: Finish) -> RunView:
         """End a run and its lease together. Reported again, it changes nothing.
 
-        Lost runs are not charged, and queued again as often as the policy says.
+        Lost runs are not charged, and queued again as often as the policy says. One whose notebook failed is charged
+        for the attempt, and queued again as often as was asked for when it was submitted.
         """
         with self.database.write() as connection:
             run = self._locked(connection, run_id)
@@ -232,13 +252,17 @@ class RunService:
                     run.lease_id, LeaseState.SETTLED, EndReason.STOPPED, finish.ended_at_ms, finish.started_at_ms
                 )
             lease = self.leases.end_within(connection, ending)
-            changes: dict[str, Any] = {
-                "state": RunState(finish.outcome.value),
-                "started_at_ms": lease.started_at_ms,
-                "ended_at_ms": lease.ended_at_ms,
-                "current_cell": None,
-                "error": finish.error.model_dump_json() if finish.error else None,
-            }
+            if is_retried(run, finish.outcome, finish.error):
+                _, charged = self.lease_store.amounts(connection, [lease.id])[lease.id]
+                changes = retry(run, charged, finish.error)
+            else:
+                changes = {
+                    "state": RunState(finish.outcome.value),
+                    "started_at_ms": lease.started_at_ms,
+                    "ended_at_ms": lease.ended_at_ms,
+                    "current_cell": None,
+                    "error": finish.error.model_dump_json() if finish.error else None,
+                }
             self.runs.change(connection, run_id, **changes)
             return self._view(connection, replace(run, **changes))
 
@@ -441,12 +465,8 @@ class RunService:
         changes: dict[str, Any] = {"cells_done": 0, "current_cell": None, "started_at_ms": None}
         if run.cancel_requested:
             changes |= {"state": RunState.CANCELLED, "ended_at_ms": lease.ended_at_ms}
-        elif run.attempt < self.policy.runs.attempts:
-            changes |= {
-                "state": RunState.QUEUED,
-                "attempt": run.attempt + 1,
-                "executor": None,
-                "lease_id": None,
+        elif is_repeated(run, self.policy.runs.attempts):
+            changes |= queued_again(run) | {
                 "waiting_reason": "Lost to a fault of the platform; queued again without a charge.",
             }
         else:
