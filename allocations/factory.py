@@ -66,6 +66,7 @@ from allocations.reports.purges import PurgeReportService
 from allocations.reports.service import ReportService
 from allocations.reports.storage import StorageReportService
 from allocations.runs.chains import ChainService, ChainStore
+from allocations.runs.drafts import DraftService
 from allocations.runs.files import RunFiles
 from allocations.runs.records import RecordService
 from allocations.runs.service import RunService
@@ -131,6 +132,7 @@ class Services:
     runs: RunService
     chains: ChainService
     records: RecordService
+    drafts: DraftService
     reports: ReportService
     platform_reports: PlatformReportService
     storage_reports: StorageReportService
@@ -363,6 +365,7 @@ def make_services(
         reviewers=ReviewerService(database=database, clock=clock, reviewers=reviewers),
         runs=run_service,
         chains=ChainService(database=database, clock=clock, chains=chains),
+        drafts=DraftService(database=database, clock=clock, new_id=new_id, policy=policy, files=run_files),
         records=RecordService(database=database, store=runs, files=run_files, runs=run_service),
         reports=ReportService(
             database=database,

@@ -50,8 +50,10 @@ from allocations.reports.people import SuspensionView
 from allocations.reports.platform import PlatformReport, TierReport
 from allocations.reports.platform_use import UseBy, UseForecast, UseOfGroup, UseOfStep, UseReport, UseStep, UseView
 from allocations.reports.requests import AwardView, RequestView, ReviewView
+from allocations.runs.drafts import DraftView
 from allocations.runs.ends import EndCode
-from allocations.runs.models import ChainedRun, Condition, RunState, RunView
+from allocations.runs.models import ChainedRun, Condition, RunSource, RunSourceKind, RunState, RunView
+from allocations.runs.notebook_parameters import NotebookParameters, ParameterKind, ParameterView
 from allocations.runs.provenance import FileRecord, Provenance, RunRecord
 
 if TYPE_CHECKING:
@@ -271,6 +273,33 @@ _RECORD = RunRecord(
     ),
     packages=["astropy==7.1.0", "numpy==2.3.1"],
     comparison=None,
+    retries=1,
+    retried=0,
+    source=RunSource(kind=RunSourceKind.HOME, path="stacks/stack.ipynb"),
+)
+_PARAMETERS = NotebookParameters(
+    language="python",
+    known=True,
+    has_cell=True,
+    parameters=[
+        ParameterView(
+            name="field",
+            kind=ParameterKind.TEXT,
+            nullable=False,
+            has_default=True,
+            default="m31",
+            source="'m31'",
+            help="which field",
+        )
+    ],
+)
+_DRAFT = DraftView(
+    id="n-0123456789abcdef0123",
+    name="stack.ipynb",
+    source=RunSource(kind=RunSourceKind.HOME, path="stacks/stack.ipynb"),
+    parameters=_PARAMETERS,
+    kept_until="2027-01-16T08:00:00.000Z",
+    page="/services/allocations/runs/new?draft=n-0123456789abcdef0123",
 )
 _AGREEMENT = AgreementView(version="2026-07-01", title="User agreement", accepted=True, url="/agreement")
 _OPTIONS = StartOptions(
@@ -434,6 +463,8 @@ _ANSWERS: tuple[View, ...] = (
     _RUN,
     RunList(runs=[_RUN]),
     _RECORD,
+    _PARAMETERS,
+    _DRAFT,
     _NOTICE,
     NoticeList(notices=[_NOTICE], unread=1, next_before=None),
     *STORAGE_ANSWERS,

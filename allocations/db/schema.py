@@ -498,6 +498,11 @@ runs = Table(
     Column("output", Text),
     Column("replay_of", Text),
     Column("waits_for", Text),  # what the runs that it waits for must have come to; None: it waits for none
+    # How often a run whose notebook fails is tried again, how often it has been, and what those attempts were charged.
+    Column("retries", Integer, nullable=False, server_default="0"),
+    Column("retried", Integer, nullable=False, server_default="0"),
+    Column("charged_before_microcredits", BigInteger, nullable=False, server_default="0"),
+    Column("source", Text),  # JSON: where the notebook came from; nothing of it is known of the older ones
     Index(None, "person", "submitted_at_ms"),
     Index(None, "state"),
 )
@@ -560,6 +565,19 @@ schedule_times = Table(
     Column("run_id", Text, ForeignKey("runs.id")),
     Column("detail", Text),
     Index(None, "run_id"),
+)
+
+# Notebooks that people have brought and not submitted yet; their contents lie with the files of runs.
+notebook_drafts = Table(
+    "notebook_drafts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("person", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("made_at_ms", BigInteger, nullable=False),
+    Index(None, "person", "made_at_ms"),
+    Index(None, "made_at_ms"),
 )
 
 # One tree (or prefix of a bucket) of a class that belongs to a person or to an allocation: what it took when it was

@@ -181,11 +181,12 @@ class LeaseRules(PolicyModel):
 
 
 class RunRules(PolicyModel):
-    """Batch runs: their maximum time, and how often the platform tries."""
+    """Batch runs: their maximum time, how often the platform tries, and how often a person may have it try again."""
 
     default_max_seconds: PositiveInt
     longest_seconds: PositiveInt
     attempts: PositiveInt
+    retries_max: NonNegativeInt
     notebook_max_bytes: PositiveInt
 
 

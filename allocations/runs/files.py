@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, BinaryIO
 
 from allocations.errors import InvalidInputError, NotFoundError
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 INPUT, OUTPUT, LOG, EVENTS = "input.ipynb", "output.ipynb", "log.txt", "events.jsonl"
 PROVENANCE = "provenance.json"
 READ_BYTES_MAX = 200_000_000
-_RUN_ID = re.compile(r"r-[0-9a-f]{20}")
+# Of a run, or of a notebook that waits to be submitted.
+_RUN_ID = re.compile(r"[rn]-[0-9a-f]{20}")
 
 
 class RunFiles:
@@ -36,6 +37,13 @@ class RunFiles:
             file.flush()
             os.fsync(file.fileno())
         partial.replace(directory / INPUT)
+
+    def remove_input(self, draft_id: str) -> None:
+        """Remove a notebook that was never submitted; whoever removes it first has done it."""
+        directory = self._directory(draft_id)
+        (directory / INPUT).unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            directory.rmdir()
 
     def read(self, run_id: str, name: str, bytes_max: int = READ_BYTES_MAX) -> bytes:
         """Return a file of a run.

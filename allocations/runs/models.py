@@ -56,6 +56,27 @@ class RunFilter:
 EVERY_RUN = RunFilter()
 
 
+class RunSourceKind(StrEnum):
+    """Where a notebook was taken from."""
+
+    UPLOAD = "upload"
+    HOME = "home"
+    REPOSITORY = "repository"
+    EXAMPLE = "example"
+
+
+class RunSource(View):
+    """Where a notebook was taken from, as whoever submitted it says: what was run is kept in any case.
+
+    `path` is that in the home or in the repository; `address` (without credentials) and `revision` are a repository's.
+    """
+
+    kind: RunSourceKind
+    address: str | None = None
+    revision: str | None = None
+    path: str | None = None
+
+
 class RunError(View):
     """What went wrong, and in which cell (counted from 1)."""
 
@@ -67,9 +88,11 @@ class RunError(View):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run as stored. `parameters`, `error`, `provenance` and `environment` (names of secrets) are JSON.
+    """A run as stored. `parameters`, `error`, `provenance`, `environment` (names of secrets) and `source` are JSON.
 
     `output` is the place that the executed notebook is saved to as well, `replay_of` the run that this one repeats.
+    `retries`: how often it is tried again when its notebook fails, `retried` how often it has been, and
+    `charged_before_microcredits` what the attempts before this one were charged.
     """
 
     id: str
@@ -103,6 +126,10 @@ class Run:
     output: str | None = None
     replay_of: str | None = None
     waits_for: Condition | None = None
+    retries: int = 0
+    retried: int = 0
+    charged_before_microcredits: int = 0
+    source: str | None = None
 
 
 class ChainedRun(View):
@@ -150,6 +177,10 @@ class RunView(View):
     waits_for: Condition | None = None
     after: list[ChainedRun] = Field(default_factory=list, description="The runs that it waits for, or waited for")
     followed_by: list[ChainedRun] = Field(default_factory=list, description="The runs that wait, or waited, for it")
+    # An answer that an earlier version has kept for its Idempotency-Key does not have these.
+    retries: int = 0
+    retried: int = 0
+    source: RunSource | None = None
 
     @classmethod
     def from_run(cls, run: Run, allocation_name: str, amounts: tuple[int, int]) -> RunView:
@@ -181,11 +212,14 @@ class RunView(View):
             started_at=None if run.started_at_ms is None else to_rfc3339(run.started_at_ms),
             ended_at=None if run.ended_at_ms is None else to_rfc3339(run.ended_at_ms),
             held_microcredits=amounts[0],
-            charged_microcredits=amounts[1],
             end_code=code,
             remedy=meaning.remedy if meaning else None,
             environment=json.loads(run.environment or "[]"),
             output=run.output,
             replay_of=run.replay_of,
             waits_for=run.waits_for,
+            charged_microcredits=run.charged_before_microcredits + amounts[1],
+            retries=run.retries,
+            retried=run.retried,
+            source=RunSource.model_validate_json(run.source) if run.source else None,
         )

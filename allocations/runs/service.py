@@ -30,11 +30,20 @@ from allocations.runs.models import (
     Run,
     RunError,
     RunFilter,
+    RunSource,
     RunState,
     RunView,
 )
+from allocations.runs.notebook_parameters import fitting, parameters_of
 from allocations.runs.provenance import RECORD_BYTES_MAX, ended_record, submitted_record
-from allocations.runs.submissions import require_file_name, require_notebook, require_parameters
+from allocations.runs.retries import is_repeated, is_retried, queued_again, retry
+from allocations.runs.submissions import (
+    require_file_name,
+    require_notebook,
+    require_parameters,
+    require_retries,
+    require_source,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -65,6 +74,7 @@ class Submission:
 
     `after` names runs of the same person that it waits for, `waits_for` what they must have come to;
     `replay_of` the run that this one repeats.
+    `retries`: how often it is tried again when the notebook fails, each attempt charged.
     """
 
     person: str
@@ -78,6 +88,8 @@ class Submission:
     after: Sequence[str] = ()
     waits_for: Condition = Condition.SUCCEEDED
     replay_of: str | None = None
+    retries: int = 0
+    source: RunSource | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +101,8 @@ class Prepared:
     content: bytes
     parameters: str
     max_seconds: int
+    retries: int
+    source: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,14 +163,17 @@ class RunService:
         rules = self.policy.runs
         max_seconds = submission.max_seconds or rules.default_max_seconds
         content = require_notebook(submission.notebook, rules.notebook_max_bytes)
-        parameters = require_parameters(submission.parameters)
+        require_parameters(submission.parameters)
+        parameters = require_parameters(fitting(parameters_of(submission.notebook), submission.parameters))
         name = require_file_name(submission.name)
+        retries = require_retries(submission.retries, rules.retries_max)
+        source = require_source(submission.source)
         if not 0 < max_seconds <= rules.longest_seconds:
             raise InvalidInputError(
                 f"The maximum time must lie between 1 second and {rules.longest_seconds // 3600} hours.",
                 "Enter another maximum, or split the work into several runs.",
             )
-        return Prepared(submission, name, content, parameters, max_seconds)
+        return Prepared(submission, name, content, parameters, max_seconds, retries, source)
 
     def submit_within(self, connection: Connection, prepared: Prepared) -> Run:
         """Queue a run in the caller's transaction; an AllocationsError leaves nothing written in it."""
@@ -204,6 +221,8 @@ class RunService:
             waits_for=submission.waits_for if after else None,
             provenance=submitted_record(prepared.content),
             replay_of=submission.replay_of,
+            retries=prepared.retries,
+            source=prepared.source,
         )
         # The file first: a run in the queue always has its notebook; a file without a run harms nobody.
         self.files.write_input(run.id, prepared.content)
@@ -262,7 +281,8 @@ class RunService:
     def finish(self, run_id: str, finish: Finish) -> RunView:
         """End a run and its lease together. Reported again, it changes nothing.
 
-        Lost runs are not charged, and queued again as often as the policy says.
+        Lost runs are not charged, and queued again as often as the policy says. One whose notebook failed is charged
+        for the attempt, and queued again as often as was asked for when it was submitted.
         """
         said = self._start_of(run_id, PROVENANCE, RECORD_BYTES_MAX)
         with self.database.write() as connection:
@@ -279,16 +299,20 @@ class RunService:
                     run.lease_id, LeaseState.SETTLED, EndReason.STOPPED, finish.ended_at_ms, finish.started_at_ms
                 )
             lease = self.leases.end_within(connection, ending)
-            changes: dict[str, Any] = {
-                "state": RunState(finish.outcome.value),
-                "started_at_ms": lease.started_at_ms,
-                "ended_at_ms": lease.ended_at_ms,
-                "current_cell": None,
-                "error": finish.error.model_dump_json() if finish.error else None,
-            }
-            changes["provenance"] = ended_record(run.provenance, said, finish.attempt, finish.image_id, finish.node)
-            if finish.outcome is Outcome.FAILED:
-                changes["end_code"] = known_code(finish.end_code, finish.error.name if finish.error else None)
+            if is_retried(run, finish.outcome, finish.error):
+                _, charged = self.lease_store.amounts(connection, [lease.id])[lease.id]
+                changes = retry(run, charged, finish.error)
+            else:
+                changes = {
+                    "state": RunState(finish.outcome.value),
+                    "started_at_ms": lease.started_at_ms,
+                    "ended_at_ms": lease.ended_at_ms,
+                    "current_cell": None,
+                    "error": finish.error.model_dump_json() if finish.error else None,
+                    "provenance": ended_record(run.provenance, said, finish.attempt, finish.image_id, finish.node),
+                }
+                if finish.outcome is Outcome.FAILED:
+                    changes["end_code"] = known_code(finish.end_code, finish.error.name if finish.error else None)
             self.runs.change(connection, run_id, **changes)
             return self._view(connection, replace(run, **changes))
 
@@ -508,12 +532,8 @@ class RunService:
         changes: dict[str, Any] = {"cells_done": 0, "current_cell": None, "started_at_ms": None}
         if run.cancel_requested:
             changes |= {"state": RunState.CANCELLED, "ended_at_ms": lease.ended_at_ms}
-        elif run.attempt < self.policy.runs.attempts:
-            changes |= {
-                "state": RunState.QUEUED,
-                "attempt": run.attempt + 1,
-                "executor": None,
-                "lease_id": None,
+        elif is_repeated(run, self.policy.runs.attempts):
+            changes |= queued_again(run) | {
                 "waiting_reason": "Lost to a fault of the platform; queued again without a charge.",
             }
         else:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import json
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from allocations.errors import InvalidInputError
+from allocations.runs.models import RunSource, RunSourceKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 NOTEBOOK_FORMAT = 4
+PLACE_LENGTH_MAX = 500
+SCHEMES = ("https", "http", "ssh", "git")
+UPLOADED = RunSource(kind=RunSourceKind.UPLOAD)
 
 
 def require_notebook(notebook: Mapping[str, Any], bytes_max: int) -> bytes:
@@ -54,3 +59,48 @@ def require_file_name(name: str) -> str:
     if not base.endswith(".ipynb") or not base.isprintable() or len(base) > len(".ipynb") + 120:
         raise InvalidInputError("The notebook's name must end in .ipynb.", "Rename the file.")
     return base
+
+
+def require_retries(retries: int, retries_max: int) -> int:
+    """Return how often a run is tried again; InvalidInputError for more often than the policy allows."""
+    if not 0 <= retries <= retries_max:
+        raise InvalidInputError(
+            f"A run whose notebook fails is tried again at most {retries_max} times.",
+            f"Ask for 0 to {retries_max} retries.",
+        )
+    return retries
+
+
+def require_source(source: RunSource | None) -> str:
+    """Return where a notebook came from as JSON, without credentials; InvalidInputError for what is no such place."""
+    source = source or UPLOADED
+    places = (source.address, source.revision, source.path)
+    if any(place is not None and not _is_place(place) for place in places):
+        raise InvalidInputError(
+            "An address, revision or path of a notebook is empty, or longer than one line.",
+            f"Name the place in up to {PLACE_LENGTH_MAX} printable characters, or leave it out.",
+        )
+    if source.kind is RunSourceKind.REPOSITORY and None in places:
+        raise InvalidInputError(
+            "A notebook of a repository needs the address, the revision and the path.", "Give all three."
+        )
+    if source.address is not None:
+        source = source.model_copy(update={"address": _without_credentials(source.address)})
+    return source.model_dump_json(exclude_none=True)
+
+
+def _is_place(text: str) -> bool:
+    return 0 < len(text) <= PLACE_LENGTH_MAX and text.isprintable()
+
+
+def _without_credentials(address: str) -> str:
+    """Return an address without the name, password, query and fragment in which secrets may be written."""
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in SCHEMES or not parts.netloc:
+        raise InvalidInputError(
+            "The repository's address cannot be read.", "Write it like https://example.org/group/project."
+        )
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

@@ -159,7 +159,8 @@ def run_cost(run: RunView, now_ms: int) -> int:
     if run.state not in ACTIVE_STATES:
         return run.charged_microcredits
     seconds = run_seconds(run, now_ms)
-    return run.held_microcredits * min(seconds, run.max_seconds) // run.max_seconds
+    # Attempts before this one are charged already.
+    return run.charged_microcredits + run.held_microcredits * min(seconds, run.max_seconds) // run.max_seconds
 
 
 def run_seconds(run: RunView, now_ms: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import uuid
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from hub.batch.model import Run
+from hub.batch.model import Parameter, Run
 from hub.batch.parameters import ParameterError, parse_parameter
 from hub.batch.service import (
     NotAuthorizedError,
@@ -21,6 +20,7 @@ from hub.batch.service import (
     call,
     json_of,
 )
+from hub.batch.sources import NotebookError, notebook_at, read_notebook
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +35,7 @@ __all__ = [
     "ServiceUnavailableError",
     "SettingsError",
     "parse_parameter",
+    "read_notebook",
 ]
 
 SERVICE = "/services/allocations"
@@ -48,10 +49,6 @@ PATIENCE_SECONDS = 300.0
 
 class SettingsError(Exception):
     """The environment does not say where the platform is or who asks; the message says what to set."""
-
-
-class NotebookError(Exception):
-    """The file given is not a notebook; the message says why."""
 
 
 class BatchClient:
@@ -117,26 +114,33 @@ class BatchClient:
         name: str | None = None,
         after: Sequence[str] = (),
         even_if_failed: bool = False,
+        retries: int = 0,
         idempotency_key: str | None = None,
     ) -> Run:
-        """Queue the notebook file. An answer that gets lost is asked for again, and queues nothing twice.
+        """Queue a notebook. An answer that gets lost is asked for again, and queues nothing twice.
 
         max_seconds: the longest it may run, the policy's default if None. name: the file's own if
         None. after: ids of one's own runs that must have succeeded first; if one of them does not, the
         run is cancelled, or with even_if_failed begins all the same. Raises NotebookError for a file that
         is not a notebook.
+        notebook: a file, or one in a repository as git+https://host/repo@revision#path/to.ipynb. max_seconds: the
+        longest it may run, the policy's default if None. name: the file's own if None. retries: how often it is
+        tried again if it fails, each attempt charged. Raises NotebookError for what is not a notebook, or cannot be
+        had; ServiceRefusalError also for parameters that the notebook does not take.
         """
-        path = Path(notebook)
+        content, source = notebook_at(notebook)
         body = {
             "allocation": allocation,
             "size": size,
             "image": image,
-            "name": name or path.name,
-            "notebook": read_notebook(path),
+            "name": name or Path(source.path or "").name,
+            "notebook": content,
             "parameters": dict(parameters or {}),
             "max_seconds": max_seconds,
             "after": list(after),
             "waits_for": "ended" if even_if_failed else "succeeded",
+            "retries": retries,
+            "source": source.to_json(),
         }
         return self._post_once("/runs", body, {"Idempotency-Key": idempotency_key or str(uuid.uuid4())})
 
@@ -150,6 +154,15 @@ class BatchClient:
                     raise
                 self._sleep(RETRY_SECONDS * attempt)
         raise AssertionError
+
+    def parameters(self, notebook: Path | str) -> list[Parameter] | None:
+        """The parameters that a notebook takes, or None where only the run can tell (another language than Python).
+
+        notebook: as for `submit`, and raises the same.
+        """
+        content, _ = notebook_at(notebook)
+        answer = json_of(call(self._http, "POST", "/notebook-parameters", json={"notebook": content}))
+        return [Parameter.from_json(one) for one in answer["parameters"]] if answer["known"] else None
 
     def list(self) -> list[Run]:
         """The person's runs, as the service orders them."""
@@ -226,19 +239,3 @@ def _path(run_id: str, part: str = "") -> str:
     """The path of a run; an id with a slash cannot lead to another one."""
     quoted = run_id.replace("/", "%2F")
     return f"/runs/{quoted}/{part}" if part else f"/runs/{quoted}"
-
-
-def read_notebook(path: Path) -> dict[str, Any]:
-    """The notebook in the file as JSON. Raises NotebookError."""
-    try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        msg = f"{path} cannot be read: {error.strerror}."
-        raise NotebookError(msg) from error
-    except ValueError as error:
-        msg = f"{path} is not a Jupyter notebook: it is not JSON."
-        raise NotebookError(msg) from error
-    if not isinstance(notebook, dict) or "cells" not in notebook:
-        msg = f"{path} is not a Jupyter notebook of format 4: it has no cells. Open and save it in JupyterLab."
-        raise NotebookError(msg)
-    return notebook

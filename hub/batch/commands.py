@@ -21,7 +21,7 @@ from hub.batch.parameters import ParameterError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hub.batch.model import Run
+    from hub.batch.model import Parameter, Run
 
 MICROCREDITS_PER_CREDIT = 1_000_000
 # A pipe has no width to fit into: ids must stay whole there.
@@ -85,6 +85,9 @@ def batch() -> None:
 @click.option("--max-minutes", type=click.IntRange(min=1), help="The longest it may run; its whole price is held.")
 @click.option("--after", multiple=True, metavar="RUN", help="Begin when this run of yours has succeeded; repeatable.")
 @click.option("--even-if-failed", is_flag=True, help="With --after: begin however those runs end.")
+@click.option(
+    "--retries", type=click.IntRange(min=0), default=0, help="How often to try again if it fails; each costs."
+)
 @click.option("--wait/--no-wait", default=False, help="Follow the run until it ends; exit status 1 if it fails.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def submit(  # click passes options by name
@@ -96,20 +99,22 @@ def submit(  # click passes options by name
     max_minutes: int | None,
     after: tuple[str, ...],
     even_if_failed: bool,
+    retries: int,
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Queue a run of NOTEBOOK."""
+    """Queue a run of NOTEBOOK, a file."""
     with _client() as client:
         run = client.submit(
             notebook,
             allocation,
             size,
-            parameters={name: parse_parameter(value) for name, value in parameters},
+            parameters=_values(client, notebook, parameters),
             image=image,
             max_seconds=None if max_minutes is None else max_minutes * 60,
             after=after,
             even_if_failed=even_if_failed,
+            retries=retries,
         )
         if not wait:
             _show(run, as_json=as_json)
@@ -119,6 +124,25 @@ def submit(  # click passes options by name
         run = _follow(client, run, quiet=as_json)
         _show(run, as_json=as_json)
         sys.exit(0 if run.state == "succeeded" else 1)
+
+
+@batch.command("parameters")
+@click.argument("notebook", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def show_parameters(notebook: Path, as_json: bool) -> None:
+    """List the parameters that NOTEBOOK takes, with their types and defaults."""
+    with _client() as client:
+        found = client.parameters(notebook)
+    if as_json:
+        click.echo(json.dumps(None if found is None else [asdict(one) for one in found]))
+        return
+    if found is None:
+        out.print("The parameters of this notebook can only be told when it runs: its cell is not Python.")
+        return
+    table = Table(Column("Name", no_wrap=True), "Type", "Default", "")
+    for one in found:
+        table.add_row(one.name, _type(one), one.source, one.help)
+    out.print(table, highlight=False)
 
 
 @batch.command()
@@ -266,6 +290,18 @@ def _show_record(record: dict[str, Any]) -> None:
     out.print(table, highlight=False)
 
 
+def _values(client: BatchClient, notebook: Path | str, given: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+    """What `-p name value` means: where the notebook takes text, the value as it was typed."""
+    if not given:
+        return {}
+    kinds = {one.name: one.kind for one in client.parameters(notebook) or []}
+    return {name: value if kinds.get(name) == "str" else parse_parameter(value) for name, value in given}
+
+
+def _type(parameter: Parameter) -> str:
+    return f"{parameter.kind} or null" if parameter.nullable and parameter.kind != "any" else parameter.kind
+
+
 def _follow(client: BatchClient, run: Run, *, quiet: bool) -> Run:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, disable=quiet) as progress:
@@ -294,6 +330,10 @@ def _show(run: Run, *, as_json: bool) -> None:
     table.add_row("Run", run.id)
     table.add_row("Notebook", run.name)
     table.add_row("State", run.state + (f": {run.waiting_reason}" if run.waiting_reason else ""))
+    if run.retries:
+        table.add_row("Retries", f"{run.retried} of {run.retries}")
+    if run.source:
+        table.add_row("Notebook from", str(run.source))
     table.add_row("Cells", f"{run.cells_done} of {run.cells_total}")
     table.add_row("Allocation", f"{run.allocation_name} ({run.allocation})")
     table.add_row("Charged", _credits(run))

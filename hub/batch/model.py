@@ -99,6 +99,55 @@ class ChainedRun:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where a notebook was taken from: a path in the home, or a repository's address (no credentials) and revision."""
+
+    kind: str
+    address: str | None = None
+    revision: str | None = None
+    path: str | None = None
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Source:
+        return cls(str(data.get("kind") or ""), data.get("address"), data.get("revision"), data.get("path"))
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def __str__(self) -> str:
+        where = f"{self.address or ''}@{self.revision or ''}:" if self.kind == "repository" else ""
+        return f"{self.kind} {where}{self.path or ''}".strip()
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a notebook, as the service reads it from the cell tagged `parameters`.
+
+    kind: bool, int, float, str, list, dict, or any where the cell does not say.
+    """
+
+    name: str
+    kind: str
+    nullable: bool
+    has_default: bool
+    default: Any
+    source: str
+    help: str
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Parameter:
+        return cls(
+            name=data["name"],
+            kind=data["kind"],
+            nullable=bool(data.get("nullable")),
+            has_default=bool(data.get("has_default")),
+            default=data.get("default"),
+            source=data.get("source") or "",
+            help=data.get("help") or "",
+        )
+
+
+@dataclass(frozen=True)
 class Run:
     """A run as the allocations service tells it."""
 
@@ -131,6 +180,9 @@ class Run:
     waits_for: str | None = None
     after: tuple[ChainedRun, ...] = ()
     followed_by: tuple[ChainedRun, ...] = ()
+    retries: int = 0
+    retried: int = 0
+    source: Source | None = None
 
     @property
     def active(self) -> bool:
@@ -173,6 +225,9 @@ class Run:
             waits_for=data.get("waits_for"),
             after=tuple(ChainedRun.from_json(one) for one in data.get("after") or ()),
             followed_by=tuple(ChainedRun.from_json(one) for one in data.get("followed_by") or ()),
+            retries=data.get("retries") or 0,
+            retried=data.get("retried") or 0,
+            source=Source.from_json(data["source"]) if data.get("source") else None,
         )
 
 

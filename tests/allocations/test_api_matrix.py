@@ -142,6 +142,8 @@ RULES = {
         (403, 404, 404, 200, 200, 403), {"why": "less", "award": {"credits": 5}}
     ),
     "GET /run-options": Rule(OWN_LIST),
+    "POST /notebook-parameters": Rule((200, 200, 200, 200, 200, 403), {"notebook": NOTEBOOK}),
+    "POST /notebooks": Rule((201, 201, 201, 201, 201, 403), {"name": "a.ipynb", "notebook": NOTEBOOK}),
     "POST /runs": Rule(
         (201, 201, 404, 404, 404, 403),
         {"allocation": "{allocation_id}", "size": "small", "name": "a.ipynb", "notebook": NOTEBOOK},

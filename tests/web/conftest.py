@@ -55,6 +55,13 @@ NOTEBOOK: dict[str, Any] = {
 }
 
 
+def taking(*names: str) -> dict[str, Any]:
+    """The small notebook, whose one cell has parameters that take anything."""
+    source = "\n".join(f"{name} = None" for name in names)
+    cell = NOTEBOOK["cells"][0] | {"source": source, "metadata": {"tags": ["parameters"]}}
+    return NOTEBOOK | {"cells": [cell]}
+
+
 class StubIdentities(HubIdentities):
     """Takes the session cookie's value for the person's name; the real hub is asked in the end-to-end tests."""
 
@@ -105,7 +112,9 @@ class Site:
 
     def queue_run(self, person: str, allocation: str, **parameters: Any) -> str:
         """Queue a run of the small notebook and return its id."""
-        return self.submit_run(person, allocation, NOTEBOOK, parameters=parameters)
+        return self.submit_run(
+            person, allocation, taking(*parameters) if parameters else NOTEBOOK, parameters=parameters
+        )
 
     def submit_run(self, person: str, allocation: str, notebook: dict[str, Any], **changes: Any) -> str:
         """Queue a run of a notebook and return its id."""

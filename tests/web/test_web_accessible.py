@@ -34,6 +34,7 @@ def pages_of_runs(site: Site, allocation: str) -> list[str]:
     """A run that is under way with a log, one that failed with its notebook, and the pages that lead to them."""
     sources = [LONG_NAME, "x = 1", "for cutout in cutouts: measure(cutout, aperture=7, background='local')", "x"]
     cells = [NOTEBOOK["cells"][0] | {"id": f"c{number}", "source": source} for number, source in enumerate(sources)]
+    cells[1] |= {"source": "n = 1", "metadata": {"tags": ["parameters"]}}
     runs = []
     for _ in range(2):
         site.clock.at_ms += 1

@@ -15,7 +15,7 @@ from allocations.leases.models import LeaseKind, LeaseRequest
 from allocations.lifecycle.authority import Actor
 from allocations.runs.models import Outcome, RunError, RunState
 from allocations.runs.service import Finish
-from tests.web.conftest import NOTEBOOK, START_MS
+from tests.web.conftest import NOTEBOOK, START_MS, taking
 
 if TYPE_CHECKING:
     from tests.web.conftest import Site
@@ -316,7 +316,7 @@ def submission(entry: str, **changes: str) -> dict[str, str]:
 
 
 def upload(content: bytes | None = None) -> dict[str, tuple[str, bytes, str]]:
-    content = json.dumps(NOTEBOOK).encode() if content is None else content
+    content = json.dumps(taking("n", "when", "flags", "deep")).encode() if content is None else content
     return {"file": ("../../mine.ipynb", content, "application/octet-stream")}
 
 
@@ -359,7 +359,7 @@ def test_an_example_is_run_by_its_name(site: Site) -> None:
     page = browser.get("/runs/new?example=wfi-cutouts.ipynb").text
     assert re.search(r'value="wfi-cutouts\.ipynb" checked', page)
     assert "n_cutouts = 1000" in page
-    assert browser.post("/runs", submission(entry, notebook="wfi-cutouts.ipynb")).status_code == 303
+    assert browser.post("/runs", submission(entry, notebook="wfi-cutouts.ipynb", parameters="")).status_code == 303
     assert site.services.runs.list_of("ann")[0].name == "wfi-cutouts.ipynb"
     response = browser.post("/runs", submission(entry, notebook="../pyproject.toml", key="f2"))
     assert (response.status_code, "There is no example" in response.text) == (422, True)

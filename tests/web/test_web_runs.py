@@ -22,7 +22,7 @@ from allocations.web.forms import to_parameter_lines, to_parameters
 from allocations.web.notebook_contents import RICH_TEXTS_LENGTH_MAX, TEXT_LENGTH_MAX, TEXTS_LENGTH_MAX
 from allocations.web.notebooks import NOTEBOOK_POLICY
 from allocations.web.run_list import RUNS_PAGE
-from tests.web.conftest import NOTEBOOK, START_MS
+from tests.web.conftest import NOTEBOOK, START_MS, taking
 
 if TYPE_CHECKING:
     from tests.web.conftest import Site
@@ -266,7 +266,7 @@ def test_a_run_that_is_refused_when_its_turn_comes_says_so(site: Site) -> None:
 def test_a_run_is_submitted_again_as_it_was_with_other_parameters(site: Site) -> None:
     entry = site.accept("ann")
     parameters = {"n": 5, "label": "a = b # c", "when": "2026-01-01", "scale": 1e-7, "flags": ["x", 2.0, None]}
-    run = site.submit_run("ann", entry, notebook("n = 1"), parameters=parameters, max_seconds=1830)
+    run = site.submit_run("ann", entry, taking(*parameters), parameters=parameters, max_seconds=1830)
     browser = site.browser("ann")
     page = browser.get(f"/runs/new?again={run}").text
     assert re.search(r'name="notebook" value="again" checked', page)

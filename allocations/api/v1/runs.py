@@ -17,8 +17,10 @@ from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import NotAMemberError, UnknownAllocationError
 from allocations.leases.views import LeaseView, StartOptions, View
 from allocations.runs.chains import AWAITED_MAX
+from allocations.runs.drafts import DraftView
 from allocations.runs.files import LOG, OUTPUT
-from allocations.runs.models import Condition, Outcome, RunError, RunView
+from allocations.runs.models import Condition, Outcome, RunError, RunSource, RunView
+from allocations.runs.notebook_parameters import NotebookParameters, parameters_of
 from allocations.runs.provenance import RunRecord
 from allocations.runs.service import Finish, Submission
 
@@ -26,6 +28,18 @@ log = logging.getLogger(__name__)
 router = APIRouter(tags=["runs"])
 NOTEBOOK = "application/x-ipynb+json"
 NOTEBOOK_EXAMPLE = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
+WITH_PARAMETERS = NOTEBOOK_EXAMPLE | {
+    "cells": [
+        {
+            "cell_type": "code",
+            "execution_count": None,
+            "id": "defaults",
+            "metadata": {"tags": ["parameters"]},
+            "outputs": [],
+            "source": 'field = "m31"  # which field',
+        }
+    ]
+}
 NOTEBOOK_SHAPE = {"type": "object", "description": "A notebook of format 4"}
 # As large as the database's columns hold; far more cells or attempts than any run has.
 Count = Annotated[int, Field(ge=0, lt=2**31)]
@@ -33,16 +47,22 @@ Attempt = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class SubmitBody(Body):
-    """A notebook (parsed .ipynb), its parameters, and what it may use."""
+    """A notebook (parsed .ipynb), its parameters, and what it may use.
+
+    `retries`: how often it is tried again when the notebook fails, each attempt charged. `source`: where the notebook
+    came from, to be kept with the run; without it, it counts as uploaded.
+    """
 
     model_config = example(
         allocation="a-12345678",
         size="small",
         name="stack.ipynb",
-        notebook=NOTEBOOK_EXAMPLE,
-        parameters={"field": "m31"},
+        notebook=WITH_PARAMETERS,
+        parameters={"field": "m33"},
         max_seconds=3600,
         after=["r-0123456789abcdef0123"],
+        retries=1,
+        source={"kind": "home", "path": "stacks/stack.ipynb"},
     )
 
     allocation: str
@@ -63,6 +83,28 @@ class SubmitBody(Body):
     waits_for: Annotated[
         Condition, Field(description="`succeeded`: cancelled if one of them does not; `ended`: however they end")
     ] = Condition.SUCCEEDED
+    retries: Count = 0
+    source: RunSource | None = None
+
+
+class ReadBody(Body):
+    """A notebook (parsed .ipynb) whose parameters are asked for."""
+
+    model_config = example(notebook=WITH_PARAMETERS)
+
+    notebook: dict[str, Any]
+
+
+class DraftBody(Body):
+    """A notebook (parsed .ipynb) for the form to have."""
+
+    model_config = example(
+        name="stack.ipynb", notebook=WITH_PARAMETERS, source={"kind": "home", "path": "stacks/stack.ipynb"}
+    )
+
+    name: str
+    notebook: dict[str, Any]
+    source: RunSource | None = None
 
 
 class ClaimBody(Body):
@@ -115,6 +157,18 @@ def run_options(services: Wired, caller: Runner) -> StartOptions:
     return services.offers.start_options(caller.name, is_server=False)
 
 
+@router.post("/notebook-parameters")
+def read_parameters(body: ReadBody, _caller: Runner) -> NotebookParameters:
+    """Which parameters a notebook takes, read from its cell tagged `parameters`."""
+    return parameters_of(body.notebook)
+
+
+@router.post("/notebooks", status_code=201)
+def keep_notebook(body: DraftBody, services: Wired, caller: Runner) -> DraftView:
+    """Keep a notebook for a day, for the caller to submit on the page that the answer names."""
+    return services.drafts.keep(caller.name, body.name, body.notebook, body.source)
+
+
 @router.post("/runs", status_code=201)
 def submit(body: SubmitBody, services: Wired, caller: Runner, idempotency_key: IdempotencyHeader) -> RunView:
     """Queue a run of a notebook."""
@@ -130,6 +184,8 @@ def submit(body: SubmitBody, services: Wired, caller: Runner, idempotency_key: I
         max_seconds=body.max_seconds,
         after=body.after,
         waits_for=body.waits_for,
+        retries=body.retries,
+        source=body.source,
     )
     try:
         run = services.runs.submit(submission, key)
