@@ -42,7 +42,7 @@ lint: $(VENV)/installed-dev                    ## check format, style, types and
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy --config-file example-notebooks/pyproject.toml example-notebooks/roman_synthetic
+	$(BIN)/mypy --config-file example-notebooks/pyproject.toml example-notebooks/roman_access example-notebooks/roman_synthetic
 	scripts/install-test-tools shellcheck
 	shellcheck scripts/* .ci/run tests/cluster/scripts/* tests/cluster/stand_ins/*-* tests/cluster/kubespawner_suite/sources images/{build,lock,pip-install,project-install}
 

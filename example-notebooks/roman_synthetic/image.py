@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from astropy.time import Time, TimeDelta
 from numpy.typing import NDArray
-from roman_datamodels.datamodels import ImageModel
+from roman_datamodels.datamodels import DataModel, ImageModel
 from roman_datamodels.dqflags import pixel
 from scipy import fft
 
@@ -109,6 +109,7 @@ def make_level2_model(
     pointing: Pointing,
     start_time: Time,
     band: str = "F158",
+    detector: str = "WFI01",
 ) -> ImageModel:
     """Observe a noiseless image `rate` (DN/s, without sky) and return a Level 2 model in DN/s.
 
@@ -137,7 +138,7 @@ def make_level2_model(
     model.dq = np.zeros(data.shape, dtype=np.uint32)
     _add_bad_pixels(rng, model.data, model.dq)
     _add_cosmic_rays(rng, model.data, model.dq)
-    _describe(model, pointing, start_time, band)
+    _describe(model, pointing, start_time, band, detector)
     return model
 
 
@@ -190,26 +191,51 @@ def _add_cosmic_rays(rng: np.random.Generator, data: NDArray[np.float32], dq: ND
     """Draw straight tracks at random places and angles, and flag every pixel that they touch."""
     npix = data.shape[0]
     count = rng.poisson(_COSMIC_RAYS_PER_PIXEL * data.size)
-    start = rng.uniform(0, npix - 1, (2, count, 1))
-    angle = rng.uniform(0, 2 * np.pi, (count, 1))
-    length = rng.uniform(0, _COSMIC_RAY_LONGEST_PIXELS, (count, 1)) * np.linspace(0, 1, _COSMIC_RAY_STEPS)
-    rows = np.rint(start[0] + length * np.sin(angle)).astype(int)
-    columns = np.rint(start[1] + length * np.cos(angle)).astype(int)
+    rows, columns = _tracks(rng, count, npix)
     on_image = (rows >= 0) & (rows < npix) & (columns >= 0) & (columns < npix)
     deposit = np.broadcast_to(rng.exponential(1.0, (count, 1)), rows.shape)
     np.add.at(data, (rows[on_image], columns[on_image]), deposit[on_image].astype(np.float32))
     dq[rows[on_image], columns[on_image]] |= np.uint32(pixel.JUMP_DET | pixel.DO_NOT_USE)
 
 
-def _describe(model: ImageModel, pointing: Pointing, start_time: Time, band: str) -> None:
+def cosmic_ray_tracks(rng: np.random.Generator, count: int, npix: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Pixels (rows, columns) on a detector of `npix` by `npix` that `count` straight tracks cross, each once."""
+    rows, columns = _tracks(rng, count, npix)
+    on_image = (rows >= 0) & (rows < npix) & (columns >= 0) & (columns < npix)
+    crossed = np.unique(rows[on_image] * npix + columns[on_image])
+    return crossed // npix, crossed % npix
+
+
+def _tracks(rng: np.random.Generator, count: int, npix: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of the steps along each of `count` tracks; some leave the detector."""
+    start = rng.uniform(0, npix - 1, (2, count, 1))
+    angle = rng.uniform(0, 2 * np.pi, (count, 1))
+    length = rng.uniform(0, _COSMIC_RAY_LONGEST_PIXELS, (count, 1)) * np.linspace(0, 1, _COSMIC_RAY_STEPS)
+    rows = np.rint(start[0] + length * np.sin(angle)).astype(np.intp)
+    columns = np.rint(start[1] + length * np.cos(angle)).astype(np.intp)
+    return rows, columns
+
+
+def _describe(model: ImageModel, pointing: Pointing, start_time: Time, band: str, detector: str) -> None:
     """Fill in the metadata that a reader of the image needs."""
     npix = model.data.shape[0]
     wcs = make_wcs(pointing, npix)
+    describe_exposure(model, pointing, start_time, band, detector)
     meta = model.meta
-    meta.filename = f"r0000101001001001001_0001_wfi01_{band.lower()}_cal.asdf"
-    meta.file_date = start_time
+    meta.filename = f"r0000101001001001001_0001_{detector.lower()}_{band.lower()}_cal.asdf"
     meta.product_type = "l2"
-    meta.instrument.detector = "WFI01"
+    meta.wcsinfo.s_region = sky_footprint(wcs, npix)
+    meta.photometry.conversion_megajanskys = instrument.megajanskys_per_sr(band)
+    meta.photometry.conversion_megajanskys_uncertainty = 0.0
+    meta.photometry.pixel_area = instrument.PIXEL_AREA_SR
+    meta.wcs = wcs
+
+
+def describe_exposure(model: DataModel, pointing: Pointing, start_time: Time, band: str, detector: str) -> None:
+    """Fill in what exposures of both levels say about themselves."""
+    meta = model.meta
+    meta.file_date = start_time
+    meta.instrument.detector = detector
     meta.instrument.optical_element = band
     meta.exposure.start_time = start_time
     meta.exposure.end_time = start_time + TimeDelta(instrument.EXPOSURE_TIME_S, format="sec")
@@ -225,8 +251,3 @@ def _describe(model: ImageModel, pointing: Pointing, start_time: Time, band: str
     meta.wcsinfo.vparity, meta.wcsinfo.v3yangle = V_PARITY, V3_Y_ANGLE_DEG
     meta.wcsinfo.ra_ref, meta.wcsinfo.dec_ref = pointing.ra_deg, pointing.dec_deg
     meta.wcsinfo.roll_ref = pointing.roll_deg
-    meta.wcsinfo.s_region = sky_footprint(wcs, npix)
-    meta.photometry.conversion_megajanskys = instrument.megajanskys_per_sr(band)
-    meta.photometry.conversion_megajanskys_uncertainty = 0.0
-    meta.photometry.pixel_area = instrument.PIXEL_AREA_SR
-    meta.wcs = wcs

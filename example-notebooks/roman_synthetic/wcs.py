@@ -54,7 +54,7 @@ def make_wcs(pointing: Pointing, npix: int = DETECTOR_PIXELS) -> WCS:
     )
     wcs = WCS(
         [
-            (detector, _make_distortion(npix)),
+            (detector, make_distortion(npix)),
             (v2v3, _make_v2v3_to_sky(pointing)),
             (world, None),
         ]
@@ -71,7 +71,7 @@ def sky_footprint(wcs: WCS, npix: int) -> str:
     return f"POLYGON ICRS {corners}"
 
 
-def _make_distortion(npix: int) -> CompoundModel:
+def make_distortion(npix: int) -> CompoundModel:
     """Pixels to (V2, V3) in arcsec, with its fitted inverse attached."""
     centre = (npix - 1) / 2
     half = DETECTOR_PIXELS / 2

@@ -10,7 +10,9 @@ import pytest
 from astropy.io import fits
 from roman_datamodels import datamodels
 
-NOTEBOOKS = ("catalogue-crossmatch", "wfi-cutouts")
+from tests.notebooks.notebook_runs import run
+
+NOTEBOOKS = ("catalogue-crossmatch", "catalogue-sky-map", "light-curves", "wfi-cutouts")
 FULL_DETECTOR = (4088, 4088)
 
 
@@ -28,10 +30,10 @@ def test_a_notebook_is_committed_without_outputs_and_with_its_parameters(example
 
 
 @pytest.mark.slow
-def test_the_crossmatch_finds_the_injected_offset_in_a_million_rows(example_notebooks: Path, tmp_path: Path) -> None:
-    images = run(example_notebooks / "catalogue-crossmatch.ipynb", tmp_path)
+def test_the_crossmatch_finds_the_injected_offset_in_a_million_rows(tmp_path: Path) -> None:
+    executed = run("catalogue-crossmatch", tmp_path)
 
-    assert images == 3
+    assert executed.images == 3
     assert len(pd.read_parquet(tmp_path / "survey.parquet", columns=["source_id"])) == 1_000_000
     assert len(pd.read_parquet(tmp_path / "external.parquet", columns=["external_id"])) == 100_000
     matches = pd.read_parquet(tmp_path / "matches.parquet")
@@ -46,10 +48,10 @@ def test_the_crossmatch_finds_the_injected_offset_in_a_million_rows(example_note
 
 
 @pytest.mark.slow
-def test_the_cutouts_are_a_thousand_and_their_photometry_is_right(example_notebooks: Path, tmp_path: Path) -> None:
-    images = run(example_notebooks / "wfi-cutouts.ipynb", tmp_path)
+def test_the_cutouts_are_a_thousand_and_their_photometry_is_right(tmp_path: Path) -> None:
+    executed = run("wfi-cutouts", tmp_path)
 
-    assert images == 3
+    assert executed.images == 3
     with datamodels.open(tmp_path / "image.asdf") as image:
         image.validate()
         assert image.shape == FULL_DETECTOR
@@ -67,16 +69,3 @@ def test_the_cutouts_are_a_thousand_and_their_photometry_is_right(example_notebo
     with fits.open(files[0]) as hdus:
         assert hdus["SCI"].header["CTYPE1"] == "RA---TAN-SIP"
         assert [hdu.name for hdu in hdus[1:]] == ["SCI", "ERR", "DQ"]
-
-
-def run(notebook: Path, output: Path) -> int:
-    """Run a notebook with its defaults into `output`, and return how many images it drew."""
-    executed = papermill.execute_notebook(
-        str(notebook),
-        str(output / "executed.ipynb"),
-        parameters={"output_dir": str(output)},
-        cwd=str(output),
-        progress_bar=False,
-    )
-    outputs = (one for cell in executed.cells if cell.cell_type == "code" for one in cell.outputs)
-    return sum("image/png" in one.get("data", {}) for one in outputs)
