@@ -65,8 +65,12 @@ from allocations.reports.purges import PurgeReportService
 from allocations.reports.service import ReportService
 from allocations.reports.storage import StorageReportService
 from allocations.runs.files import RunFiles
+from allocations.runs.queue import RunQueue
+from allocations.runs.queue_store import RunQueueStore
 from allocations.runs.service import RunService
 from allocations.runs.store import RunStore
+from allocations.runs.sweep_store import SweepStore
+from allocations.runs.sweeps import SweepService
 from allocations.storage.access import AreaAccess
 from allocations.storage.accrual import AccrualService
 from allocations.storage.archives import ArchiveService
@@ -125,6 +129,7 @@ class Services:
     requests: RequestService
     reviewers: ReviewerService
     runs: RunService
+    sweeps: SweepService
     reports: ReportService
     platform_reports: PlatformReportService
     storage_reports: StorageReportService
@@ -158,7 +163,7 @@ def make_services(
     clock = clock or SystemClock()
     ledger = Ledger()
     allocations, agreements, audit = AllocationStore(), AgreementStore(), AuditStore()
-    requests, lease_store, runs = RequestStore(), LeaseStore(), RunStore()
+    requests, lease_store, runs, sweeps = RequestStore(), LeaseStore(), RunStore(), SweepStore()
     invitations, outbox = InvitationStore(), Outbox()
     reviewers = ReviewerStore()
     notices, publications, links = NoticeStore(), PublicationStore(), LinkStore()
@@ -342,6 +347,22 @@ def make_services(
             allocations=allocations,
             authority=authority,
             runs=runs,
+            sweeps=sweeps,
+            queue=RunQueue(
+                database=database, clock=clock, leases=leases, runs=runs, queue=RunQueueStore(), sweeps=sweeps
+            ),
+            files=RunFiles(run_store),
+        ),
+        sweeps=SweepService(
+            database=database,
+            clock=clock,
+            new_id=new_id,
+            policy=policy,
+            ledger=ledger,
+            leases=leases,
+            lease_store=lease_store,
+            allocations=allocations,
+            sweeps=sweeps,
             files=RunFiles(run_store),
         ),
         reports=ReportService(

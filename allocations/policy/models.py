@@ -198,6 +198,7 @@ class RunRules(PolicyModel):
     longest_seconds: PositiveInt
     attempts: PositiveInt
     notebook_max_bytes: PositiveInt
+    sweep_runs_max: Annotated[PositiveInt, Field(description="How many runs a sweep may have")] = 10_000
 
 
 class Agreement(PolicyModel):

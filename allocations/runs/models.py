@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from pydantic import Field
+
 from allocations.clock import to_rfc3339
 from allocations.leases.views import ResourcesView, View
 
@@ -39,11 +41,15 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs are looked for: of any of the states (none: of all), on an allocation, with a text in the name."""
+    """Which runs are looked for: of any of the states (none: of all), on an allocation, with a text in the name.
+
+    Of a sweep by its id, otherwise those that are of none.
+    """
 
     states: frozenset[RunState] = frozenset()
     allocation: str = ""
     name: str = ""
+    sweep: str | None = None
 
 
 EVERY_RUN = RunFilter()
@@ -60,7 +66,11 @@ class RunError(View):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run as stored. `parameters` and `error` are JSON."""
+    """A run as stored. `parameters`, `error` and `recorded` are JSON.
+
+    One of a sweep has a row there, counted from 0; once it has failed, another may be queued for its row
+    (`retried_as`), and only the last run of a row counts.
+    """
 
     id: str
     person: str
@@ -87,6 +97,10 @@ class Run:
     submitted_at_ms: int
     started_at_ms: int | None
     ended_at_ms: int | None
+    sweep_id: str | None = None
+    sweep_row: int | None = None
+    retried_as: str | None = None
+    recorded: str | None = None
 
 
 class RunView(View):
@@ -116,10 +130,15 @@ class RunView(View):
     ended_at: str | None
     held_microcredits: int
     charged_microcredits: int
+    sweep: str | None = None
+    sweep_row: int | None = None
+    recorded: dict[str, Any] = Field(default_factory=dict)
 
     @classmethod
-    def from_run(cls, run: Run, allocation_name: str, amounts: tuple[int, int]) -> RunView:
-        """Show a run with the (held, charged) amounts of its lease."""
+    def from_run(
+        cls, run: Run, allocation_name: str, amounts: tuple[int, int], waiting_reason: str | None = None
+    ) -> RunView:
+        """Show a run with the (held, charged) amounts of its lease; `waiting_reason` where its own says nothing."""
         return cls(
             id=run.id,
             person=run.person,
@@ -132,7 +151,7 @@ class RunView(View):
             parameters=json.loads(run.parameters),
             max_seconds=run.max_seconds,
             state=run.state,
-            waiting_reason=run.waiting_reason,
+            waiting_reason=run.waiting_reason or waiting_reason,
             cancel_requested=run.cancel_requested,
             attempt=run.attempt,
             lease=run.lease_id,
@@ -145,4 +164,7 @@ class RunView(View):
             ended_at=None if run.ended_at_ms is None else to_rfc3339(run.ended_at_ms),
             held_microcredits=amounts[0],
             charged_microcredits=amounts[1],
+            sweep=run.sweep_id,
+            sweep_row=run.sweep_row,
+            recorded=json.loads(run.recorded) if run.recorded else {},
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import uuid
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from hub.batch.model import Run
+from hub.batch.notebooks import NotebookError, read_notebook
 from hub.batch.parameters import ParameterError, parse_parameter
 from hub.batch.service import (
     NotAuthorizedError,
@@ -21,6 +21,8 @@ from hub.batch.service import (
     call,
     json_of,
 )
+from hub.batch.sweeps import Sweep, SweepClient
+from hub.batch.tables import TableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -34,6 +36,9 @@ __all__ = [
     "ServiceRefusalError",
     "ServiceUnavailableError",
     "SettingsError",
+    "Sweep",
+    "SweepClient",
+    "TableError",
     "parse_parameter",
 ]
 
@@ -48,10 +53,6 @@ PATIENCE_SECONDS = 300.0
 
 class SettingsError(Exception):
     """The environment does not say where the platform is or who asks; the message says what to set."""
-
-
-class NotebookError(Exception):
-    """The file given is not a notebook; the message says why."""
 
 
 class BatchClient:
@@ -77,6 +78,7 @@ class BatchClient:
         )
         self._sleep = sleep
         self._monotonic = monotonic
+        self.sweeps = SweepClient(self._http, self._send, sleep, monotonic)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> BatchClient:
@@ -132,15 +134,7 @@ class BatchClient:
             "parameters": dict(parameters or {}),
             "max_seconds": max_seconds,
         }
-        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-        for attempt in range(1, SUBMIT_TRIES + 1):
-            try:
-                return Run.from_json(json_of(call(self._http, "POST", "/runs", json=body, headers=headers)))
-            except ServiceUnavailableError:
-                if attempt == SUBMIT_TRIES:
-                    raise
-                self._sleep(RETRY_SECONDS * attempt)
-        raise AssertionError
+        return Run.from_json(self._send("/runs", body, idempotency_key))
 
     def list(self) -> list[Run]:
         """The person's runs, as the service orders them."""
@@ -200,6 +194,18 @@ class BatchClient:
                     return run
             self._sleep(poll_seconds)
 
+    def _send(self, path: str, body: Mapping[str, Any], idempotency_key: str | None) -> dict[str, Any]:
+        """Send what is to be done once; an answer that gets lost is asked for again under the same key."""
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        for attempt in range(1, SUBMIT_TRIES + 1):
+            try:
+                return json_of(call(self._http, "POST", path, json=body, headers=headers))
+            except ServiceUnavailableError:
+                if attempt == SUBMIT_TRIES:
+                    raise
+                self._sleep(RETRY_SECONDS * attempt)
+        raise AssertionError
+
     def _run(self, method: str, path: str) -> Run:
         return Run.from_json(json_of(call(self._http, method, path)))
 
@@ -208,19 +214,3 @@ def _path(run_id: str, part: str = "") -> str:
     """The path of a run; an id with a slash cannot lead to another one."""
     quoted = run_id.replace("/", "%2F")
     return f"/runs/{quoted}/{part}" if part else f"/runs/{quoted}"
-
-
-def read_notebook(path: Path) -> dict[str, Any]:
-    """The notebook in the file as JSON. Raises NotebookError."""
-    try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        msg = f"{path} cannot be read: {error.strerror}."
-        raise NotebookError(msg) from error
-    except ValueError as error:
-        msg = f"{path} is not a Jupyter notebook: it is not JSON."
-        raise NotebookError(msg) from error
-    if not isinstance(notebook, dict) or "cells" not in notebook:
-        msg = f"{path} is not a Jupyter notebook of format 4: it has no cells. Open and save it in JupyterLab."
-        raise NotebookError(msg)
-    return notebook

@@ -16,7 +16,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from prometheus_client import start_http_server
 
@@ -182,7 +182,7 @@ class Executor:
                 if outcome == "cancelled":
                     outcome = self._stop_reason(run, result.started_at, from_text(result.ended_at)) or "lost"
                 error = None if outcome == "cancelled" else result.error
-                self._finish(run, outcome, result.started_at, result.ended_at, error)
+                self._finish(run, outcome, result.started_at, result.ended_at, error, result.recorded)
             case Running(started_at):
                 attempt.looks_gone = 0
                 if self._stop_reason(run, started_at, self._clock()):
@@ -252,17 +252,25 @@ class Executor:
         attempt.reported = progress
 
     def _finish(
-        self, run: Run, outcome: Outcome, started_at: str | None, ended_at: str, error: RunError | None
+        self,
+        run: Run,
+        outcome: Outcome,
+        started_at: str | None,
+        ended_at: str,
+        error: RunError | None,
+        recorded: Mapping[str, Any] | None = None,
     ) -> None:
         """Tell the service, with the recorded times however late; a crash after it repeats the same call."""
         if self._away():
             return
-        self._service.finish(run, outcome, started_at, ended_at, error)
+        self._service.finish(run, outcome, started_at, ended_at, error, recorded or {})
         del self._runs[run.id]
         del self._attempts[run.id, run.attempt]
         self._metrics.runs.labels(outcome).inc()
         logger.info("The run has ended", extra=run_fields(run, outcome=outcome))
         self._backend.release(run.id)
+        if run.sweep is not None:
+            RunDirectory.of(self._store, run.id).drop_notebook()
 
     def _clear_strays(self, ours: set[str]) -> None:
         try:

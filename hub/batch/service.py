@@ -125,7 +125,15 @@ class ExecutorService:
         body = {"attempt": run.attempt, **vars(progress)}
         call(self._http, "POST", f"/runs/{run.id}/progress", json=body)
 
-    def finish(self, run: Run, outcome: Outcome, started_at: str | None, ended_at: str, error: RunError | None) -> None:
+    def finish(
+        self,
+        run: Run,
+        outcome: Outcome,
+        started_at: str | None,
+        ended_at: str,
+        error: RunError | None,
+        recorded: Mapping[str, Any],
+    ) -> None:
         """Report the end of the attempt; the service answers a repetition the same way."""
         body = {
             "attempt": run.attempt,
@@ -133,5 +141,6 @@ class ExecutorService:
             "started_at": started_at,
             "ended_at": ended_at,
             "error": error.to_json() if error else None,
+            "recorded": dict(recorded),
         }
         call(self._http, "POST", f"/runs/{run.id}/finish", json=body)

@@ -15,6 +15,7 @@ from allocations.api.v1 import (
     requests,
     runs,
     storage,
+    sweeps,
     transitions,
 )
 
@@ -31,6 +32,7 @@ PARTS = (
     reports,
     notices,
     runs,
+    sweeps,
     storage,
     purges,
     transitions,

@@ -76,7 +76,11 @@ class FinishBody(Body):
     """How an attempt of a run ended."""
 
     model_config = example(
-        attempt=1, outcome="succeeded", started_at="2027-01-15T08:00:00Z", ended_at="2027-01-15T08:20:00Z"
+        attempt=1,
+        outcome="succeeded",
+        started_at="2027-01-15T08:00:00Z",
+        ended_at="2027-01-15T08:20:00Z",
+        recorded={"completeness": 0.93},
     )
 
     attempt: Attempt
@@ -84,6 +88,7 @@ class FinishBody(Body):
     started_at: datetime | None = None
     ended_at: datetime
     error: RunError | None = None
+    recorded: dict[str, Any] = Field(default_factory=dict)
 
 
 class RunList(View):
@@ -123,7 +128,7 @@ def submit(body: SubmitBody, services: Wired, caller: Runner, idempotency_key: I
 
 @router.get("/runs")
 def own_runs(services: Wired, caller: Runner) -> RunList:
-    """The caller's runs, newest first."""
+    """The caller's runs that are of no sweep, newest first."""
     return RunList(runs=services.runs.list_of(caller.name))
 
 
@@ -169,7 +174,15 @@ def progress(run_id: str, body: ProgressBody, services: Wired, _caller: LeaseHol
 def finish(run_id: str, body: FinishBody, services: Wired, _caller: LeaseHolder) -> RunView:
     """End a run and settle what it used."""
     run = services.runs.finish(
-        run_id, Finish(body.attempt, body.outcome, to_ms(body.started_at), from_datetime(body.ended_at), body.error)
+        run_id,
+        Finish(
+            body.attempt,
+            body.outcome,
+            to_ms(body.started_at),
+            from_datetime(body.ended_at),
+            body.error,
+            body.recorded,
+        ),
     )
     log.info(
         "run %s",
