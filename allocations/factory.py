@@ -68,9 +68,13 @@ from allocations.reports.storage import StorageReportService
 from allocations.runs.chains import ChainService, ChainStore
 from allocations.runs.drafts import DraftService
 from allocations.runs.files import RunFiles
+from allocations.runs.queue import RunQueue
+from allocations.runs.queue_store import RunQueueStore
 from allocations.runs.records import RecordService
 from allocations.runs.service import RunService
 from allocations.runs.store import RunStore
+from allocations.runs.sweep_store import SweepStore
+from allocations.runs.sweeps import SweepService
 from allocations.storage.access import AreaAccess
 from allocations.storage.accrual import AccrualService
 from allocations.storage.archives import ArchiveService
@@ -133,6 +137,7 @@ class Services:
     chains: ChainService
     records: RecordService
     drafts: DraftService
+    sweeps: SweepService
     reports: ReportService
     platform_reports: PlatformReportService
     storage_reports: StorageReportService
@@ -172,6 +177,7 @@ def make_services(
     ledger = Ledger()
     allocations, agreements, audit = AllocationStore(), AgreementStore(), AuditStore()
     requests, lease_store, runs, chains = RequestStore(), LeaseStore(), RunStore(), ChainStore()
+    sweeps = SweepStore()
     invitations, outbox = InvitationStore(), Outbox()
     reviewers = ReviewerStore()
     notices, publications, links = NoticeStore(), PublicationStore(), LinkStore()
@@ -262,6 +268,8 @@ def make_services(
         authority=authority,
         runs=runs,
         chains=chains,
+        sweeps=sweeps,
+        queue=RunQueue(database=database, clock=clock, leases=leases, runs=runs, queue=RunQueueStore(), sweeps=sweeps),
         files=run_files,
     )
     return Services(
@@ -364,6 +372,18 @@ def make_services(
         ),
         reviewers=ReviewerService(database=database, clock=clock, reviewers=reviewers),
         runs=run_service,
+        sweeps=SweepService(
+            database=database,
+            clock=clock,
+            new_id=new_id,
+            policy=policy,
+            ledger=ledger,
+            leases=leases,
+            lease_store=lease_store,
+            allocations=allocations,
+            sweeps=sweeps,
+            files=run_files,
+        ),
         chains=ChainService(database=database, clock=clock, chains=chains),
         drafts=DraftService(database=database, clock=clock, new_id=new_id, policy=policy, files=run_files),
         records=RecordService(database=database, store=runs, files=run_files, runs=run_service),

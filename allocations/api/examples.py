@@ -20,6 +20,7 @@ from allocations.api.v1.people import EndedView, PeopleList, PersonView
 from allocations.api.v1.publications import PublicationList, PublicationView
 from allocations.api.v1.requests import RequestList
 from allocations.api.v1.runs import RunList
+from allocations.api.v1.sweeps import SweepList, SweepResultList
 from allocations.errors import IdempotencyConflictError, InvalidInputError
 from allocations.leases.models import LeaseKind, LeaseState
 from allocations.leases.quotas import AllocationQuotas, BudgetView, LargestView, LimitView, Quotas, StateView
@@ -55,6 +56,7 @@ from allocations.runs.ends import EndCode
 from allocations.runs.models import ChainedRun, Condition, RunSource, RunSourceKind, RunState, RunView
 from allocations.runs.notebook_parameters import NotebookParameters, ParameterKind, ParameterView
 from allocations.runs.provenance import FileRecord, Provenance, RunRecord
+from allocations.runs.sweep_models import SweepEstimate, SweepResult, SweepState, SweepView
 
 if TYPE_CHECKING:
     from allocations.errors import AllocationsError
@@ -301,6 +303,61 @@ _DRAFT = DraftView(
     kept_until="2027-01-16T08:00:00.000Z",
     page="/services/allocations/runs/new?draft=n-0123456789abcdef0123",
 )
+_SWEEP = SweepView(
+    id="s-0123456789abcdef0123",
+    person="ann",
+    allocation="a-12345678",
+    allocation_name="Deep fields",
+    name="detector.ipynb",
+    size="small",
+    image="base",
+    parameters={"field": "m31"},
+    varied=["detector", "filter"],
+    rows=6,
+    at_once=2,
+    max_seconds=900,
+    state=SweepState.RUNNING,
+    counts={
+        state: {RunState.SUCCEEDED: 3, RunState.RUNNING: 2, RunState.QUEUED: 1}.get(state, 0) for state in RunState
+    },
+    ended=3,
+    failed=0,
+    waiting_reason="The sweep runs 2 at once, as it was submitted.",
+    submitted_at=_BEGAN,
+    started_at=_BEGAN,
+    ended_at=None,
+    cancelled_at=None,
+    seconds_left=120,
+    held_microcredits=23_400,
+    charged_microcredits=4_680,
+)
+_SWEEP_RESULT = SweepResult(
+    row=0,
+    run="r-0123456789abcdef0123",
+    state=RunState.SUCCEEDED,
+    attempt=1,
+    parameters={"field": "m31", "detector": 1, "filter": "F158"},
+    recorded={"completeness": 0.93},
+    error=None,
+    seconds=120.0,
+    started_at=_BEGAN,
+    ended_at=_LATER,
+    charged_microcredits=1_560,
+    charged_microcredits_before=0,
+)
+_ESTIMATE = SweepEstimate(
+    runs=180,
+    max_seconds=900,
+    held_microcredits_each=11_700,
+    held_microcredits=2_106_000,
+    likely_from_runs=12,
+    likely_seconds_each=120,
+    likely_microcredits=280_800,
+    free_microcredits=29_000_000,
+    suffices=True,
+    at_once_max=180,
+    advice="It suffices: together the runs hold at most 2.11 credits, and 29.00 are free.",
+)
 _AGREEMENT = AgreementView(version="2026-07-01", title="User agreement", accepted=True, url="/agreement")
 _OPTIONS = StartOptions(
     person="ann",
@@ -465,6 +522,10 @@ _ANSWERS: tuple[View, ...] = (
     _RECORD,
     _PARAMETERS,
     _DRAFT,
+    _SWEEP,
+    SweepList(sweeps=[_SWEEP], next_before=None),
+    SweepResultList(results=[_SWEEP_RESULT], next_after=None),
+    _ESTIMATE,
     _NOTICE,
     NoticeList(notices=[_NOTICE], unread=1, next_before=None),
     *STORAGE_ANSWERS,

@@ -464,6 +464,28 @@ audit = Table(
     sqlite_autoincrement=True,
 )
 
+# Runs of one notebook that were submitted together, a row of parameters for each. `varied` is a JSON list of the names
+# of the parameters that its rows give, `parameters` what they have in common.
+sweeps = Table(
+    "sweeps",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("person", Text, nullable=False),
+    Column("allocation_id", Text, ForeignKey("allocations.id"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("size", Text, nullable=False),
+    Column("image", Text, nullable=False),
+    Column("parameters", Text, nullable=False),
+    Column("varied", Text, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("at_once", Integer),
+    Column("max_seconds", Integer, nullable=False),
+    Column("waiting_reason", Text),
+    Column("submitted_at_ms", BigInteger, nullable=False),
+    Column("cancelled_at_ms", BigInteger),
+    Index(None, "person", "submitted_at_ms"),
+)
+
 runs = Table(
     "runs",
     metadata,
@@ -503,8 +525,25 @@ runs = Table(
     Column("retried", Integer, nullable=False, server_default="0"),
     Column("charged_before_microcredits", BigInteger, nullable=False, server_default="0"),
     Column("source", Text),  # JSON: where the notebook came from; nothing of it is known of the older ones
-    Index(None, "person", "submitted_at_ms"),
+    Column("sweep_id", Text, ForeignKey("sweeps.id")),
+    Column("sweep_row", Integer),
+    # The run that was queued in the place of this one, which had failed.
+    Column("retried_as", Text),
+    # What the notebook recorded: a JSON object, bounded.
+    Column("recorded", Text),
+    # Lists are of single runs, or of a sweep.
+    Index(None, "person", "sweep_id", "submitted_at_ms"),
     Index(None, "state"),
+    Index(None, "sweep_id", "sweep_row"),
+    # The first that waits of each sweep, however many have ended.
+    Index(
+        "ix_runs_queue",
+        "sweep_id",
+        "submitted_at_ms",
+        "sweep_row",
+        sqlite_where=text("state = 'queued'"),
+        postgresql_where=text("state = 'queued'"),
+    ),
 )
 
 # What people's runs may be given: the value is encrypted with a key that is not in the database.

@@ -188,6 +188,7 @@ class RunRules(PolicyModel):
     attempts: PositiveInt
     retries_max: NonNegativeInt
     notebook_max_bytes: PositiveInt
+    sweep_runs_max: Annotated[PositiveInt, Field(description="How many runs a sweep may have")] = 10_000
 
 
 class Agreement(PolicyModel):

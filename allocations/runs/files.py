@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 INPUT, OUTPUT, LOG, EVENTS = "input.ipynb", "output.ipynb", "log.txt", "events.jsonl"
 PROVENANCE = "provenance.json"
 READ_BYTES_MAX = 200_000_000
-# Of a run, or of a notebook that waits to be submitted.
-_RUN_ID = re.compile(r"[rn]-[0-9a-f]{20}")
+# Of a run, of a sweep, which keeps the notebook of all its runs, or of a notebook that waits to be submitted.
+_ID = re.compile(r"[rsn]-[0-9a-f]{20}")
 
 
 class RunFiles:
@@ -86,6 +86,6 @@ class RunFiles:
             yield file, status.st_size
 
     def _directory(self, run_id: str) -> Path:
-        if not _RUN_ID.fullmatch(run_id):
+        if not _ID.fullmatch(run_id):
             raise NotFoundError(f"There is no run {run_id!r}.", "Look it up in the list of runs.")
         return self._root / run_id

@@ -46,11 +46,15 @@ class Condition(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunFilter:
-    """Which runs are looked for: of any of the states (none: of all), on an allocation, with a text in the name."""
+    """Which runs are looked for: of any of the states (none: of all), on an allocation, with a text in the name.
+
+    Of a sweep by its id, otherwise those that are of none.
+    """
 
     states: frozenset[RunState] = frozenset()
     allocation: str = ""
     name: str = ""
+    sweep: str | None = None
 
 
 EVERY_RUN = RunFilter()
@@ -88,11 +92,14 @@ class RunError(View):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run as stored. `parameters`, `error`, `provenance`, `environment` (names of secrets) and `source` are JSON.
+    """A run as stored. `parameters`, `error`, `recorded`, `provenance`, `environment` (names of secrets) and `source`
+    are JSON.
 
     `output` is the place that the executed notebook is saved to as well, `replay_of` the run that this one repeats.
     `retries`: how often it is tried again when its notebook fails, `retried` how often it has been, and
-    `charged_before_microcredits` what the attempts before this one were charged.
+    `charged_before_microcredits` what the attempts before this one were charged. One of a sweep has a row there,
+    counted from 0; once it has failed, another may be queued for its row (`retried_as`), and only the last run of a row
+    counts.
     """
 
     id: str
@@ -130,6 +137,10 @@ class Run:
     retried: int = 0
     charged_before_microcredits: int = 0
     source: str | None = None
+    sweep_id: str | None = None
+    sweep_row: int | None = None
+    retried_as: str | None = None
+    recorded: str | None = None
 
 
 class ChainedRun(View):
@@ -182,9 +193,18 @@ class RunView(View):
     retried: int = 0
     source: RunSource | None = None
 
+    sweep: str | None = None
+    sweep_row: int | None = None
+    recorded: dict[str, Any] = Field(default_factory=dict)
+
     @classmethod
-    def from_run(cls, run: Run, allocation_name: str, amounts: tuple[int, int]) -> RunView:
-        """Show a run with the (held, charged) amounts of its lease, without its neighbours."""
+    def from_run(
+        cls, run: Run, allocation_name: str, amounts: tuple[int, int], waiting_reason: str | None = None
+    ) -> RunView:
+        """Show a run with the (held, charged) amounts of its lease, without its neighbours.
+
+        `waiting_reason` is said where its own says nothing.
+        """
         error = RunError.model_validate_json(run.error) if run.error else None
         code = end_code_of(run, error.name if error else None)
         meaning = meaning_of(code, started=run.started_at_ms is not None) if code else None
@@ -200,7 +220,7 @@ class RunView(View):
             parameters=json.loads(run.parameters),
             max_seconds=run.max_seconds,
             state=run.state,
-            waiting_reason=run.waiting_reason,
+            waiting_reason=run.waiting_reason or waiting_reason,
             cancel_requested=run.cancel_requested,
             attempt=run.attempt,
             lease=run.lease_id,
@@ -222,4 +242,7 @@ class RunView(View):
             retries=run.retries,
             retried=run.retried,
             source=RunSource.model_validate_json(run.source) if run.source else None,
+            sweep=run.sweep_id,
+            sweep_row=run.sweep_row,
+            recorded=json.loads(run.recorded) if run.recorded else {},
         )

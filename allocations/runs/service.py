@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from allocations.db.idempotency import answered_once
 from allocations.errors import (
-    AllocationsError,
-    AtOnceLimitError,
-    InsufficientBalanceError,
-    InvalidInputError,
     NotFoundError,
-    StorageLockedError,
 )
 from allocations.leases.images import choose
 from allocations.leases.models import Ending, EndReason, LeaseKind, LeaseRequest, LeaseState
 from allocations.runs.cells import EVENTS_BYTES_MAX, OUTLINE_BYTES_MAX, Cell, cells_of
 from allocations.runs.chains import SHOWN_MAX, no_awaited, require_awaited, require_few, waiting_sentence
-from allocations.runs.ends import EndCode, known_code
+from allocations.runs.ends import known_code
 from allocations.runs.files import EVENTS, INPUT, LOG, PROVENANCE, READ_BYTES_MAX
 from allocations.runs.models import (
     ACTIVE_STATES,
@@ -39,10 +34,12 @@ from allocations.runs.provenance import RECORD_BYTES_MAX, ended_record, submitte
 from allocations.runs.retries import is_repeated, is_retried, queued_again, retry
 from allocations.runs.submissions import (
     require_file_name,
+    require_max_seconds,
     require_notebook,
     require_parameters,
     require_retries,
     require_source,
+    to_recorded,
 )
 
 if TYPE_CHECKING:
@@ -62,10 +59,9 @@ if TYPE_CHECKING:
     from allocations.policy.models import Policy
     from allocations.runs.chains import ChainStore
     from allocations.runs.files import RunFiles
+    from allocations.runs.queue import RunQueue
     from allocations.runs.store import RunStore
-
-# How many kinds of queued runs one claim looks at: enough for fairness between allocations, bounded.
-CLAIM_WINDOW = 500
+    from allocations.runs.sweep_store import SweepStore
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +113,7 @@ class Finish:
     end_code: str | None = None
     image_id: str | None = None
     node: str | None = None
+    recorded: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +140,8 @@ class RunService:
     authority: Authority
     runs: RunStore
     chains: ChainStore
+    sweeps: SweepStore
+    queue: RunQueue
     files: RunFiles
 
     @answered_once
@@ -161,18 +160,13 @@ class RunService:
     def prepare(self, submission: Submission) -> Prepared:
         """Check what asks for no transaction: the notebook, the parameters, the name and the maximum time."""
         rules = self.policy.runs
-        max_seconds = submission.max_seconds or rules.default_max_seconds
+        max_seconds = require_max_seconds(submission.max_seconds, rules)
         content = require_notebook(submission.notebook, rules.notebook_max_bytes)
         require_parameters(submission.parameters)
         parameters = require_parameters(fitting(parameters_of(submission.notebook), submission.parameters))
         name = require_file_name(submission.name)
         retries = require_retries(submission.retries, rules.retries_max)
         source = require_source(submission.source)
-        if not 0 < max_seconds <= rules.longest_seconds:
-            raise InvalidInputError(
-                f"The maximum time must lie between 1 second and {rules.longest_seconds // 3600} hours.",
-                "Enter another maximum, or split the work into several runs.",
-            )
         return Prepared(submission, name, content, parameters, max_seconds, retries, source)
 
     def submit_within(self, connection: Connection, prepared: Prepared) -> Run:
@@ -231,24 +225,8 @@ class RunService:
         return run
 
     def claim(self, executor: str, limit: int) -> list[RunView]:
-        """Admit up to `limit` queued runs for an executor, in fair order between allocations.
-
-        The allocation with the fewest active runs comes first, its oldest run before its others. A run that must
-        wait for room or balance stays queued and says so; one that can no longer be admitted fails with the reason.
-        """
-        admitted: list[Run] = []
-        looked_at: set[str] = set()
-        # A transaction for each: one that held the balances of several trees, in the order of their runs, could wait
-        # for an admission that holds one of them and waits for another.
-        while len(admitted) < limit:
-            with self.database.write() as connection:
-                run = self._next(connection, looked_at)
-                if run is None:
-                    break
-                looked_at.add(run.id)
-                taken = self._admit(connection, run, executor)
-                if taken is not None:
-                    admitted.append(taken)
+        """Admit up to `limit` queued runs for an executor, in the queue's fair order."""
+        admitted = self.queue.claim(executor, limit)
         with self.database.read() as connection:
             return self._views(connection, admitted)
 
@@ -309,6 +287,7 @@ class RunService:
                     "ended_at_ms": lease.ended_at_ms,
                     "current_cell": None,
                     "error": finish.error.model_dump_json() if finish.error else None,
+                    "recorded": to_recorded(finish.recorded),
                     "provenance": ended_record(run.provenance, said, finish.attempt, finish.image_id, finish.node),
                 }
                 if finish.outcome is Outcome.FAILED:
@@ -424,14 +403,15 @@ class RunService:
 
     def read_file(self, person: str, run_id: str, name: str, bytes_max: int = READ_BYTES_MAX) -> bytes:
         """Return a file of one's own run; InvalidInputError when it is larger than `bytes_max`."""
-        return self.files.read(self.get(person, run_id).id, name, bytes_max)
+        run = self.get(person, run_id)
+        return self.files.read(_holder(run.id, run.sweep, name), name, bytes_max)
 
     def watch(self, person: str, run_id: str, log_bytes_max: int) -> RunWatch:
         """Return how a run of one's own does: its cells, and the last bytes of its log."""
         with self.database.read() as connection:
             run = self._found(connection, person, run_id)
             view = self._view(connection, run)
-        notebook = self._start_of(run_id, INPUT, OUTLINE_BYTES_MAX)
+        notebook = self._start_of(_holder(run_id, run.sweep_id, INPUT), INPUT, OUTLINE_BYTES_MAX)
         events = self._start_of(run_id, EVENTS, EVENTS_BYTES_MAX)
         log, left_out = b"", 0
         with suppress(NotFoundError):  # there is none before it begins
@@ -470,61 +450,6 @@ class RunService:
             changes |= {"state": RunState.CANCELLED, "ended_at_ms": self.clock.now_ms(), "waiting_reason": None}
         self.runs.change(connection, run_id, **changes)
         return replace(run, **changes)
-
-    def _next(self, connection: Connection, looked_at: set[str]) -> Run | None:
-        """Return the run whose turn it is, locked, apart from those that were looked at already."""
-        waiting = [run for run in self.runs.queued(connection, CLAIM_WINDOW) if run.id not in looked_at]
-        active = self.runs.active_by_allocation(connection)
-        return min(
-            waiting, key=lambda one: (active.get(one.allocation_id, 0), one.submitted_at_ms, one.id), default=None
-        )
-
-    def _admit(self, connection: Connection, run: Run, executor: str) -> Run | None:
-        request = LeaseRequest(
-            allocation=run.allocation_id,
-            person=run.person,
-            kind=LeaseKind.BATCH,
-            size=run.size,
-            image=run.image,
-            server_name="",
-            max_seconds=run.max_seconds,
-            chosen_at_ms=run.submitted_at_ms,
-        )
-        try:
-            lease = self.leases.acquire_within(connection, request, actor=executor)
-        except AllocationsError as error:
-            self._keep_waiting(connection, run, request, error)
-            return None
-        changes: dict[str, Any] = {
-            "state": RunState.ADMITTED,
-            "executor": executor,
-            "lease_id": lease.id,
-            "waiting_reason": None,
-        }
-        self.runs.change(connection, run.id, **changes)
-        return replace(run, **changes)
-
-    def _keep_waiting(self, connection: Connection, run: Run, request: LeaseRequest, error: AllocationsError) -> None:
-        may_wait = isinstance(error, AtOnceLimitError | InsufficientBalanceError)
-        if may_wait:
-            try:
-                self.leases.check(connection, request)
-            except AllocationsError as final:
-                error, may_wait = final, False
-        # Until files are deleted: what was queued before a lock is not lost by it.
-        if may_wait or isinstance(error, StorageLockedError):
-            self.runs.explain_waiting(connection, run, error.detail)
-            return
-        refusal = RunError(name=error.title, message=f"{error.detail} {error.remedy}".strip())
-        self.runs.change(
-            connection,
-            run.id,
-            state=RunState.FAILED,
-            waiting_reason=None,
-            ended_at_ms=self.clock.now_ms(),
-            error=refusal.model_dump_json(),
-            end_code=EndCode.NOT_ADMITTED,
-        )
 
     def _lose(self, connection: Connection, run: Run, finish: Finish) -> Run:
         assert run.lease_id is not None  # an active run has a lease
@@ -578,9 +503,12 @@ class RunService:
             names[allocation_id] = allocation.name if allocation else ""
         ids = [run.id for run in runs]
         awaited, waiting = self.chains.awaited(connection, ids), self.chains.waiting(connection, ids)
+        queued = {run.sweep_id for run in runs if run.sweep_id and run.state is RunState.QUEUED}
+        reasons = self.sweeps.waiting_reasons(connection, queued) if queued else {}
         views = []
         for run in runs:
-            view = RunView.from_run(run, names[run.allocation_id], amounts.get(run.lease_id or "", (0, 0)))
+            reason = reasons.get(run.sweep_id or "") if run.state is RunState.QUEUED else None
+            view = RunView.from_run(run, names[run.allocation_id], amounts.get(run.lease_id or "", (0, 0)), reason)
             changes: dict[str, Any] = {"after": awaited[run.id], "followed_by": waiting[run.id][:SHOWN_MAX]}
             if run.state is RunState.QUEUED and run.waits_for is not None:
                 sentence = waiting_sentence(awaited[run.id], run.waits_for)
@@ -592,6 +520,11 @@ class RunService:
 def _is_current(run: Run, attempt: int) -> bool:
     """Say whether a report is of the attempt that is under way: one repeated late may be of an earlier one."""
     return run.state in ACTIVE_STATES and run.attempt == attempt
+
+
+def _holder(run_id: str, sweep_id: str | None, name: str) -> str:
+    """Return whose directory a file of a run lies in: a sweep keeps the one notebook of its runs."""
+    return sweep_id if sweep_id is not None and name == INPUT else run_id
 
 
 def _no_run(run_id: str) -> NotFoundError:

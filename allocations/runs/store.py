@@ -5,20 +5,17 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import exists, func, insert, select, tuple_, update
+from sqlalchemy import exists, insert, select, tuple_, update
 
 from allocations.db.schema import allocations, leases, members, runs, suspensions
-from allocations.runs.chains import waits
 from allocations.runs.models import ACTIVE_STATES, Condition, Run, RunFilter, RunState
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
 
-# What a run's admission depends on.
-_KIND = (runs.c.allocation_id, runs.c.person, runs.c.size, runs.c.image, runs.c.max_seconds)
 
-
-def _run(row: Row[Any]) -> Run:
+def to_run(row: Row[Any]) -> Run:
+    """Make a run of a row with all columns of the table."""
     fields = dict(row._mapping)  # noqa: SLF001  # SQLAlchemy's public name for a row as a mapping
     fields["state"] = RunState(fields["state"])
     fields["waits_for"] = Condition(fields["waits_for"]) if fields["waits_for"] else None
@@ -36,7 +33,7 @@ class RunStore:
         """Return a run, locked against other writers when asked, or None."""
         query = select(runs).where(runs.c.id == run_id)
         row = connection.execute(query.with_for_update() if lock else query).one_or_none()
-        return _run(row) if row else None
+        return to_run(row) if row else None
 
     def change(self, connection: Connection, run_id: str, **values: object) -> None:
         """Set columns of a run."""
@@ -118,7 +115,7 @@ class RunStore:
 
         They are read in the order of an index, so that a page of them costs no more when there are many.
         """
-        query = select(runs).where(runs.c.person == person)
+        query = select(runs).where(runs.c.person == person, runs.c.sweep_id == wanted.sweep)
         if wanted.states:
             query = query.where(runs.c.state.in_(wanted.states))
         if wanted.allocation:
@@ -128,7 +125,7 @@ class RunStore:
         if before is not None:
             query = query.where(tuple_(runs.c.submitted_at_ms, runs.c.id) < (before.submitted_at_ms, before.id))
         newest = query.order_by(runs.c.submitted_at_ms.desc(), runs.c.id.desc()).limit(limit)
-        return [_run(row) for row in connection.execute(newest)]
+        return [to_run(row) for row in connection.execute(newest)]
 
     def allocations_of(self, connection: Connection, person: str) -> list[tuple[str, str]]:
         """Return ids and names of the allocations that a person's runs are on, by name."""
@@ -145,44 +142,4 @@ class RunStore:
         query = select(runs).where(runs.c.state.in_(ACTIVE_STATES)).order_by(runs.c.submitted_at_ms)
         if executor is not None:
             query = query.where(runs.c.executor == executor)
-        return [_run(row) for row in connection.execute(query)]
-
-    def queued(self, connection: Connection, limit: int) -> list[Run]:
-        """Return the oldest queued run of each kind, locked; those that another claim has locked are passed over.
-
-        Runs of a kind are admitted or refused alike: however many wait, they do not hide those of other kinds. Those
-        that wait for other runs have no place yet.
-        """
-        place = func.row_number().over(partition_by=_KIND, order_by=(runs.c.submitted_at_ms, runs.c.id))
-        ranked = select(runs.c.id, place.label("place")).where(runs.c.state == RunState.QUEUED, ~waits()).subquery()
-        rows = connection.execute(
-            select(runs)
-            .where(runs.c.state == RunState.QUEUED, runs.c.id.in_(select(ranked.c.id).where(ranked.c.place == 1)))
-            .order_by(runs.c.submitted_at_ms)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
-        return [_run(row) for row in rows]
-
-    def explain_waiting(self, connection: Connection, run: Run, reason: str) -> None:
-        """Say of the queued runs of a run's kind why they wait; those locked by others are told another time."""
-        of_kind = (
-            select(runs.c.id)
-            .where(
-                runs.c.state == RunState.QUEUED,
-                ~waits(),
-                *(column == getattr(run, column.name) for column in _KIND),
-                runs.c.waiting_reason.is_distinct_from(reason),
-            )
-            .with_for_update(skip_locked=True)
-        )
-        connection.execute(update(runs).where(runs.c.id.in_(of_kind)).values(waiting_reason=reason))
-
-    def active_by_allocation(self, connection: Connection) -> dict[str, int]:
-        """Count the active runs of each allocation."""
-        rows = connection.execute(
-            select(runs.c.allocation_id, func.count())
-            .where(runs.c.state.in_(ACTIVE_STATES))
-            .group_by(runs.c.allocation_id)
-        )
-        return {row[0]: int(row[1]) for row in rows}
+        return [to_run(row) for row in connection.execute(query)]

@@ -13,10 +13,15 @@ from allocations.runs.models import RunSource, RunSourceKind
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from allocations.policy.models import RunRules
+
 NOTEBOOK_FORMAT = 4
 PLACE_LENGTH_MAX = 500
 SCHEMES = ("https", "http", "ssh", "git")
 UPLOADED = RunSource(kind=RunSourceKind.UPLOAD)
+# What a notebook recorded is kept with its run up to this much: results are read by the ten thousand.
+RECORDED_BYTES_MAX = 16_384
+RECORDED_NAME_LENGTH_MAX = 100
 
 
 def require_notebook(notebook: Mapping[str, Any], bytes_max: int) -> bytes:
@@ -51,6 +56,37 @@ def require_parameters(parameters: Mapping[str, Any]) -> str:
             "Send another value, or None.",
         ) from error
     return json.dumps(parameters)
+
+
+def require_max_seconds(max_seconds: int | None, rules: RunRules) -> int:
+    """Return the longest that a run may take, the policy's default for None; InvalidInputError when it is too long."""
+    seconds = max_seconds or rules.default_max_seconds
+    if not 0 < seconds <= rules.longest_seconds:
+        raise InvalidInputError(
+            f"The maximum time must lie between 1 second and {rules.longest_seconds // 3600} hours.",
+            "Enter another maximum, or split the work into several runs.",
+        )
+    return seconds
+
+
+def to_recorded(values: Mapping[str, Any]) -> str | None:
+    """Return what a notebook recorded as JSON, or None for nothing.
+
+    A value that JSON in UTF-8 cannot say, or that is too much to keep beside the others, is left out: by then the
+    run has ended, and its end must be noted whatever the notebook wrote.
+    """
+    kept: dict[str, Any] = {}
+    free_bytes = RECORDED_BYTES_MAX
+    for name, value in values.items():
+        try:
+            bytes_taken = len(json.dumps({name: value}, allow_nan=False)) + 2
+            json.dumps({name: value}, ensure_ascii=False).encode()
+        except (ValueError, RecursionError):
+            continue
+        if 0 < len(name) <= RECORDED_NAME_LENGTH_MAX and bytes_taken <= free_bytes:
+            kept[name] = value
+            free_bytes -= bytes_taken
+    return json.dumps(kept) if kept else None
 
 
 def require_file_name(name: str) -> str:

@@ -21,6 +21,8 @@ from hub.batch.service import (
     json_of,
 )
 from hub.batch.sources import NotebookError, notebook_at, read_notebook
+from hub.batch.sweeps import Sweep, SweepClient
+from hub.batch.tables import TableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -34,6 +36,9 @@ __all__ = [
     "ServiceRefusalError",
     "ServiceUnavailableError",
     "SettingsError",
+    "Sweep",
+    "SweepClient",
+    "TableError",
     "parse_parameter",
     "read_notebook",
 ]
@@ -74,6 +79,7 @@ class BatchClient:
         )
         self._sleep = sleep
         self._monotonic = monotonic
+        self.sweeps = SweepClient(self._http, self._send, sleep, monotonic)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> BatchClient:
@@ -119,14 +125,12 @@ class BatchClient:
     ) -> Run:
         """Queue a notebook. An answer that gets lost is asked for again, and queues nothing twice.
 
-        max_seconds: the longest it may run, the policy's default if None. name: the file's own if
-        None. after: ids of one's own runs that must have succeeded first; if one of them does not, the
-        run is cancelled, or with even_if_failed begins all the same. Raises NotebookError for a file that
-        is not a notebook.
-        notebook: a file, or one in a repository as git+https://host/repo@revision#path/to.ipynb. max_seconds: the
-        longest it may run, the policy's default if None. name: the file's own if None. retries: how often it is
-        tried again if it fails, each attempt charged. Raises NotebookError for what is not a notebook, or cannot be
-        had; ServiceRefusalError also for parameters that the notebook does not take.
+        notebook: a file, or one in a repository as git+https://host/repo@revision#path/to.ipynb. max_seconds:
+        the longest it may run, the policy's default if None. name: the file's own if None. retries: how often
+        it is tried again if it fails, each attempt charged. after: ids of one's own runs that must have
+        succeeded first; if one of them does not, the run is cancelled, or with even_if_failed begins all the
+        same. Raises NotebookError for what is not a notebook, or cannot be had; ServiceRefusalError also for
+        parameters that the notebook does not take.
         """
         content, source = notebook_at(notebook)
         body = {
@@ -142,18 +146,7 @@ class BatchClient:
             "retries": retries,
             "source": source.to_json(),
         }
-        return self._post_once("/runs", body, {"Idempotency-Key": idempotency_key or str(uuid.uuid4())})
-
-    def _post_once(self, path: str, body: object, headers: Mapping[str, str]) -> Run:
-        """Post what may cost something; an answer that gets lost is asked for again under the same key."""
-        for attempt in range(1, SUBMIT_TRIES + 1):
-            try:
-                return Run.from_json(json_of(call(self._http, "POST", path, json=body, headers=headers)))
-            except ServiceUnavailableError:
-                if attempt == SUBMIT_TRIES:
-                    raise
-                self._sleep(RETRY_SECONDS * attempt)
-        raise AssertionError
+        return Run.from_json(self._send("/runs", body, idempotency_key))
 
     def parameters(self, notebook: Path | str) -> list[Parameter] | None:
         """The parameters that a notebook takes, or None where only the run can tell (another language than Python).
@@ -199,8 +192,7 @@ class BatchClient:
 
     def replay(self, run_id: str, *, idempotency_key: str | None = None) -> Run:
         """Submit the run again as it was; when it has ended, its record says whether it made the same."""
-        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-        return self._post_once(_path(run_id, "replay"), None, headers)
+        return Run.from_json(self._send(_path(run_id, "replay"), None, idempotency_key))
 
     def wait(
         self,
@@ -230,6 +222,18 @@ class BatchClient:
                 if not run.active:
                     return run
             self._sleep(poll_seconds)
+
+    def _send(self, path: str, body: Mapping[str, Any] | None, idempotency_key: str | None) -> dict[str, Any]:
+        """Send what is to be done once; an answer that gets lost is asked for again under the same key."""
+        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
+        for attempt in range(1, SUBMIT_TRIES + 1):
+            try:
+                return json_of(call(self._http, "POST", path, json=body, headers=headers))
+            except ServiceUnavailableError:
+                if attempt == SUBMIT_TRIES:
+                    raise
+                self._sleep(RETRY_SECONDS * attempt)
+        raise AssertionError
 
     def _run(self, method: str, path: str) -> Run:
         return Run.from_json(json_of(call(self._http, method, path)))

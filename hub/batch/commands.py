@@ -5,54 +5,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from hub.batch.client import BatchClient, NotebookError, ServiceError, SettingsError, parse_parameter
-from hub.batch.parameters import ParameterError
+from hub.batch.parameters import parse_parameter
+from hub.batch.sweep_commands import sweep
+from hub.batch.terminal import MICROCREDITS_PER_CREDIT, credentials, err, fail, open_client, out
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
+    from hub.batch.client import BatchClient
     from hub.batch.model import Parameter, Run
-
-MICROCREDITS_PER_CREDIT = 1_000_000
-# A pipe has no width to fit into: ids must stay whole there.
-PIPE_WIDTH = 200
-out = Console(width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else PIPE_WIDTH)
-err = Console(stderr=True)
-
-
-def _credentials() -> Path:
-    return Path(os.environ.get("XDG_CONFIG_HOME", str(Path.home() / ".config"))) / "meridian" / "credentials.json"
-
-
-@contextmanager
-def _client() -> Iterator[BatchClient]:
-    """Open the client by the environment, else by what `meridian login` kept; errors become one sentence."""
-    environment = dict(os.environ)
-    kept = _credentials()
-    if "MERIDIAN_TOKEN" not in environment and "JUPYTERHUB_API_TOKEN" not in environment and kept.exists():
-        environment |= json.loads(kept.read_text())
-    try:
-        with BatchClient.from_environment(environment) as client:
-            yield client
-    except SettingsError as error:
-        _fail(f"{error} Or sign in once with `meridian login`.")
-    except (ServiceError, NotebookError, ParameterError) as error:
-        _fail(str(error))
-
-
-def _fail(sentence: str) -> None:
-    err.print(f"meridian: {sentence}", highlight=False, soft_wrap=True)
-    sys.exit(1)
 
 
 @click.command()
@@ -62,8 +29,8 @@ def login(url: str) -> None:
     err.print(f"Make a token at {url.rstrip('/')}/hub/token and paste it here.")
     token = click.prompt("Token", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline().strip()
     if not token:
-        _fail("No token was given.")
-    path = _credentials()
+        fail("No token was given.")
+    path = credentials()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
@@ -74,6 +41,9 @@ def login(url: str) -> None:
 @click.group()
 def batch() -> None:
     """Run notebooks in batch, charged to an allocation."""
+
+
+batch.add_command(sweep)
 
 
 @batch.command()
@@ -103,8 +73,8 @@ def submit(  # click passes options by name
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Queue a run of NOTEBOOK, a file."""
-    with _client() as client:
+    """Queue a run of NOTEBOOK."""
+    with open_client() as client:
         run = client.submit(
             notebook,
             allocation,
@@ -131,7 +101,7 @@ def submit(  # click passes options by name
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def show_parameters(notebook: Path, as_json: bool) -> None:
     """List the parameters that NOTEBOOK takes, with their types and defaults."""
-    with _client() as client:
+    with open_client() as client:
         found = client.parameters(notebook)
     if as_json:
         click.echo(json.dumps(None if found is None else [asdict(one) for one in found]))
@@ -149,7 +119,7 @@ def show_parameters(notebook: Path, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def options(as_json: bool) -> None:
     """List the allocations and sizes that you may run on, with prices, and why not the rest."""
-    with _client() as client:
+    with open_client() as client:
         found = client.options()
     if as_json:
         click.echo(json.dumps(found))
@@ -169,7 +139,7 @@ def options(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def list_runs(as_json: bool) -> None:
     """List your runs, newest first."""
-    with _client() as client:
+    with open_client() as client:
         runs = client.list()
     if as_json:
         click.echo(json.dumps([_to_json(run) for run in runs]))
@@ -186,7 +156,7 @@ def list_runs(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def show(run_id: str, as_json: bool) -> None:
     """Show a run."""
-    with _client() as client:
+    with open_client() as client:
         _show(client.get(run_id), as_json=as_json)
 
 
@@ -194,7 +164,7 @@ def show(run_id: str, as_json: bool) -> None:
 @click.argument("run_id")
 def logs(run_id: str) -> None:
     """Print what a run has written so far."""
-    with _client() as client:
+    with open_client() as client:
         click.echo(client.log(run_id), nl=False)
 
 
@@ -203,7 +173,7 @@ def logs(run_id: str) -> None:
 @click.option("-o", "--output", type=click.Path(path_type=Path), default=Path(), help="A file or a folder.")
 def output(run_id: str, output: Path) -> None:
     """Save the executed notebook, as far as it is."""
-    with _client() as client:
+    with open_client() as client:
         click.echo(client.output(run_id, output))
 
 
@@ -212,7 +182,7 @@ def output(run_id: str, output: Path) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def wait(run_id: str, as_json: bool) -> None:
     """Follow a run until it ends; exit status 1 if it does not succeed."""
-    with _client() as client:
+    with open_client() as client:
         run = _follow(client, client.get(run_id), quiet=as_json)
     _show(run, as_json=as_json)
     sys.exit(0 if run.state == "succeeded" else 1)
@@ -223,7 +193,7 @@ def wait(run_id: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def cancel(run_id: str, as_json: bool) -> None:
     """Cancel a run; what it used until it stops is charged."""
-    with _client() as client:
+    with open_client() as client:
         _show(client.cancel(run_id), as_json=as_json)
 
 
@@ -232,7 +202,7 @@ def cancel(run_id: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines: the whole record.")
 def provenance(run_id: str, as_json: bool) -> None:
     """Show what a run was made of and what it made; of a replay, whether it made the same."""
-    with _client() as client:
+    with open_client() as client:
         record = client.provenance(run_id)
     if as_json:
         click.echo(json.dumps(record))
@@ -246,7 +216,7 @@ def provenance(run_id: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def replay(run_id: str, wait: bool, as_json: bool) -> None:
     """Submit a run again as it was, to see whether it makes the same."""
-    with _client() as client:
+    with open_client() as client:
         run = client.replay(run_id)
         if not wait:
             _show(run, as_json=as_json)

@@ -16,7 +16,7 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from prometheus_client import start_http_server
 
@@ -183,7 +183,7 @@ class Executor:
                 if outcome == "cancelled":
                     outcome = self._stop_reason(run, result.started_at, from_text(result.ended_at)) or "lost"
                 error = None if outcome == "cancelled" else result.error
-                self._finish(run, outcome, result.started_at, result.ended_at, error, node, image_id)
+                self._finish(run, outcome, result.started_at, result.ended_at, error, result.recorded, node, image_id)
             case Running(started_at):
                 attempt.looks_gone = 0
                 if self._stop_reason(run, started_at, self._clock()):
@@ -259,13 +259,14 @@ class Executor:
         started_at: str | None,
         ended_at: str,
         error: RunError | None,
+        recorded: Mapping[str, Any] | None = None,
         node: str | None = None,
         image_id: str | None = None,
     ) -> None:
         """Tell the service, with the recorded times however late; a crash after it repeats the same call."""
         if self._away():
             return
-        self._service.finish(run, outcome, started_at, ended_at, error, node=node, image_id=image_id)
+        self._service.finish(run, outcome, started_at, ended_at, error, recorded or {}, node=node, image_id=image_id)
         del self._runs[run.id]
         del self._attempts[run.id, run.attempt]
         self._metrics.runs.labels(outcome).inc()
@@ -273,6 +274,8 @@ class Executor:
         self._metrics.ends.labels(code).inc()
         logger.info("The run has ended", extra=run_fields(run, outcome=outcome, end_code=code))
         self._backend.release(run.id)
+        if run.sweep is not None:
+            RunDirectory.of(self._store, run.id).drop_notebook()
 
     def _clear_strays(self, ours: set[str]) -> None:
         try:

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 import stat
 import time
 from dataclasses import dataclass
@@ -135,11 +136,19 @@ class RunDirectory:
             raise RunDirectoryError(msg)
         return cls(store / run_id)
 
-    def prepare(self, spec: RunSpec) -> None:
+    def prepare(self, spec: RunSpec, notebook: Path | None = None) -> None:
         """Make the directory ready for the attempt; what an earlier attempt left is removed.
 
-        The log is kept: it tells why the earlier attempt was lost.
+        notebook: where it is taken from, if it is not here already: the runs of a sweep share one. The log is kept: it
+        tells why the earlier attempt was lost.
         """
+        if notebook is not None and not self.input.exists():
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            partial = self.input.with_name(f".{self.input.name}.{os.getpid()}")
+            partial.unlink(missing_ok=True)
+            # Its own copy, not a link: what the notebook does to its file must not reach the other runs'.
+            shutil.copyfile(notebook, partial)
+            partial.replace(self.input)
         if not self.input.is_file():
             msg = f"The run's notebook {self.input} is missing from the run store."
             raise RunDirectoryError(msg)
@@ -147,6 +156,10 @@ class RunDirectory:
             for path in (self._result, self._process, self.events, self.output, self.provenance):
                 path.unlink(missing_ok=True)
         write_atomically(self.spec, json.dumps(spec.to_json()))
+
+    def drop_notebook(self) -> None:
+        """Remove the copy of a notebook that is kept elsewhere, once the run has ended."""
+        self.input.unlink(missing_ok=True)
 
     def attempt(self) -> int | None:
         """The attempt that the directory was last made ready for."""
@@ -258,6 +271,11 @@ def _progress(events: list[dict[str, Any]]) -> Progress:
         cells_total=events[0]["cells_total"],
         current_cell=started[-1] if started and started[-1] not in finished else None,
     )
+
+
+def notebook_of(store: Path, run: Run) -> Path | None:
+    """Where the notebook of a run's sweep is kept; None for a single run, which has its own."""
+    return None if run.sweep is None else RunDirectory.of(store, run.sweep).input
 
 
 def spec_of(run: Run, home: Path) -> RunSpec:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import hub
 from hub.batch.backend import BackendUnavailableError, Exited, Gone, StartError
 from hub.batch.cluster import ClusterRefusalError
-from hub.batch.files import RunDirectory, RunDirectoryError, spec_of
+from hub.batch.files import RunDirectory, RunDirectoryError, notebook_of, spec_of
 from hub.batch.jobs import (
     ATTEMPT,
     EXECUTOR,
@@ -52,7 +52,7 @@ SNAPSHOT_SECONDS = 0.5
 AWAY_SECONDS = 1.0
 # After an order to end: the node's own time to carry it out.
 KILL_GRACE_SECONDS = 1
-RUNNER_MODULES = ("__init__", "ends", "files", "model", "notebook", "processes", "provenance", "runner")
+RUNNER_MODULES = ("__init__", "ends", "files", "model", "notebook", "processes", "provenance", "record", "runner")
 RUNNER_MAIN = "import sys\nfrom hub.batch.runner import main\nsys.exit(main(sys.argv[1:]))\n"
 
 Key = tuple[str, int]
@@ -107,7 +107,7 @@ class KubeBackend:
         lease = self._lease_of(run)
         try:
             directory = RunDirectory.of(self._store, run.id)
-            directory.prepare(spec_of(run, Path(self._terms.home_path)))
+            directory.prepare(spec_of(run, Path(self._terms.home_path)), notebook_of(self._store, run))
             share(directory)
             self._ensure_home(run)
             job = make_job(run, lease, self._terms, self._executor, self._runner)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import hub
 from hub.batch.backend import Exited, Gone, Running, StartError
-from hub.batch.files import RunDirectory, RunDirectoryError, spec_of
+from hub.batch.files import RunDirectory, RunDirectoryError, notebook_of, spec_of
 from hub.batch.processes import kill_marked, living_marked, read_stat, send
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class LocalBackend:
                 kill_marked(MARK, str(directory.path))
                 if child := self._children.pop(run.id, None):
                     child.wait()
-            directory.prepare(spec_of(run, home))
+            directory.prepare(spec_of(run, home), notebook_of(self._store, run))
         except (RunDirectoryError, OSError) as error:
             msg = f"Run {run.id} cannot be started: {error}"
             raise StartError(msg) from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, cast, get_args
 
@@ -10,6 +11,7 @@ Outcome = Literal["succeeded", "failed", "timed_out", "cancelled", "lost"]
 
 ACTIVE_STATES = frozenset({"queued", "admitted", "running"})
 SOURCE_LIMIT = 80
+RECORDED_BYTES_MAX = 20_000
 
 
 def now_utc() -> datetime:
@@ -183,6 +185,9 @@ class Run:
     retries: int = 0
     retried: int = 0
     source: Source | None = None
+    sweep: str | None = None
+    sweep_row: int | None = None
+    recorded: dict[str, Any] = field(default_factory=dict)
 
     @property
     def active(self) -> bool:
@@ -228,18 +233,22 @@ class Run:
             retries=data.get("retries") or 0,
             retried=data.get("retried") or 0,
             source=Source.from_json(data["source"]) if data.get("source") else None,
+            sweep=data.get("sweep"),
+            sweep_row=data.get("sweep_row"),
+            recorded=data.get("recorded") or {},
         )
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How one attempt ended, as the runner recorded it in `result.json`."""
+    """How one attempt ended, as the runner recorded it in `result.json`; `recorded` is what its notebook did."""
 
     attempt: int
     outcome: Outcome
     started_at: str | None
     ended_at: str
     error: RunError | None
+    recorded: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> RunResult:
@@ -255,6 +264,7 @@ class RunResult:
             started_at=data["started_at"],
             ended_at=data["ended_at"],
             error=RunError.from_json(data["error"]) if data["error"] else None,
+            recorded=_recorded(data.get("recorded")),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -264,7 +274,13 @@ class RunResult:
             "started_at": self.started_at,
             "ended_at": self.ended_at,
             "error": self.error.to_json() if self.error else None,
+            "recorded": self.recorded,
         }
+
+
+def _recorded(data: object) -> dict[str, Any]:
+    """What the runner read of a notebook; nothing where the notebook has written it itself, too large to report."""
+    return data if isinstance(data, dict) and len(json.dumps(data)) <= RECORDED_BYTES_MAX else {}
 
 
 @dataclass(frozen=True)

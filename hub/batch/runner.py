@@ -23,6 +23,7 @@ from hub.batch.files import RunDirectory, RunDirectoryError, RunProcess, RunSpec
 from hub.batch.model import RunError, RunResult, named_cell, now_utc, to_text
 from hub.batch.processes import adopt_orphans, kill_descendants, living_descendants, read_stat, send
 from hub.batch.provenance import make_record
+from hub.batch.record import read_recorded_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,7 +96,14 @@ class RunRecord:
             self.wrote(f"{error.message}\n")
         self.wrote(f"[{to_text(self._clock())}] {outcome}\n")
         self._directory.write_result(
-            RunResult(self._spec.attempt, outcome, self.started_at, to_text(self._clock()), error)
+            RunResult(
+                self._spec.attempt,
+                outcome,
+                self.started_at,
+                to_text(self._clock()),
+                error,
+                read_recorded_file(self._directory.output),
+            )
         )
         return True
 

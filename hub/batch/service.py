@@ -132,6 +132,7 @@ class ExecutorService:
         started_at: str | None,
         ended_at: str,
         error: RunError | None,
+        recorded: Mapping[str, Any],
         *,
         node: str | None = None,
         image_id: str | None = None,
@@ -148,5 +149,6 @@ class ExecutorService:
             "end_code": code or None,
             "node": node,
             "image_id": image_id,
+            "recorded": dict(recorded),
         }
         call(self._http, "POST", f"/runs/{run.id}/finish", json=body)

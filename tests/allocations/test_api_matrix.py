@@ -161,6 +161,25 @@ RULES = {
     # The run has not begun: there is no file yet, not even for its owner.
     "GET /runs/{run_id}/output": Rule((404, 404, 404, 404, 404, 403)),
     "GET /runs/{run_id}/log": Rule((404, 404, 404, 404, 404, 403)),
+    "POST /sweeps/estimate": Rule(
+        (200, 200, 404, 404, 404, 403), {"allocation": "{allocation_id}", "size": "small", "runs": 3}
+    ),
+    "POST /sweeps": Rule(
+        (201, 201, 404, 404, 404, 403),
+        {
+            "allocation": "{allocation_id}",
+            "size": "small",
+            "name": "a.ipynb",
+            "notebook": NOTEBOOK,
+            "grid": {"x": [1, 2]},
+        },
+    ),
+    "GET /sweeps": Rule(OWN_LIST),
+    "GET /sweeps/{sweep_id}": Rule(OWN_ONLY),
+    "GET /sweeps/{sweep_id}/results": Rule(OWN_ONLY),
+    # Nothing of it has failed.
+    "POST /sweeps/{sweep_id}/retry": Rule((409, 404, 404, 404, 404, 403), {}),
+    "POST /sweeps/{sweep_id}/cancel": Rule(OWN_ONLY),
     "GET /storage": Rule(OWN_LIST),
     "GET /storage/{area_id}": Rule(SEEN),
     "GET /storage/{area_id}/days": Rule(SEEN),
@@ -213,6 +232,7 @@ MISSING = {
     "request_id": "q-0",
     "draft_id": "q-0",
     "run_id": "r-0",
+    "sweep_id": "s-00",
     "invitation_id": "i-0",
     "publication_id": "p-0",
     "override_id": "o-0",
@@ -252,6 +272,7 @@ class World:
             "request_id": self.call("ann", "POST", "/requests", ask)["id"],
             "draft_id": self.call("ann", "POST", "/requests", ask | {"draft": True})["id"],
             "run_id": self.call("ann", "POST", "/runs", batch)["id"],
+            "sweep_id": self.call("ann", "POST", "/sweeps", batch | {"rows": [{"x": 1}]})["id"],
             "invitation_id": self.call("ann", "POST", f"{at}/members", {"person": "rev"})["id"],
             "publication_id": self.call("ann", "POST", f"{at}/publications", paper)["id"],
             "override_id": self.call("admin", "POST", "/overrides", exception)["id"],

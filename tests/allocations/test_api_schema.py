@@ -76,6 +76,7 @@ def real_ids(client: TestClient, bench: Bench) -> dict[str, list[str]]:  # noqa:
             made(f"/allocations/{root}/requests", more),
         ],
         "run_id": [made("/runs", batch)],
+        "sweep_id": [made("/sweeps", batch | {"rows": [{"x": 1}, {"x": 2}]})],
         "invitation_id": [
             made(f"/allocations/{root}/invitations", {"person": "bob"}),
             made(f"/allocations/{anothers}/invitations", {"person": "ann"}, "lead"),

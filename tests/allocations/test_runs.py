@@ -18,7 +18,7 @@ from allocations.errors import (
 from allocations.ledger.models import TransactionKind
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
-from allocations.runs import service as runs_service
+from allocations.runs import queue as run_queue
 from allocations.runs.models import EVERY_RUN, Outcome, RunError, RunFilter, RunState
 from allocations.runs.service import Finish, Submission
 from tests.places import join
@@ -129,7 +129,7 @@ def test_an_allocation_with_many_runs_does_not_starve_another(bench: Bench) -> N
 def test_runs_that_must_wait_hide_no_later_ones_however_many_they_are(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs_service, "CLAIM_WINDOW", 2)
+    monkeypatch.setattr(run_queue, "CLAIM_WINDOW", 2)
     entry, other = bench.accept("ann"), bench.accept("bob")
     bench.acquire(entry, size="standard")  # both cores of the entry tier
     stuck = []

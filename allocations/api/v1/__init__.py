@@ -16,6 +16,7 @@ from allocations.api.v1 import (
     requests,
     runs,
     storage,
+    sweeps,
     transitions,
 )
 
@@ -32,6 +33,7 @@ PARTS = (
     reports,
     notices,
     runs,
+    sweeps,
     storage,
     purges,
     transitions,

@@ -132,7 +132,11 @@ class FinishBody(Body):
     """How an attempt of a run ended."""
 
     model_config = example(
-        attempt=1, outcome="succeeded", started_at="2027-01-15T08:00:00Z", ended_at="2027-01-15T08:20:00Z"
+        attempt=1,
+        outcome="succeeded",
+        started_at="2027-01-15T08:00:00Z",
+        ended_at="2027-01-15T08:20:00Z",
+        recorded={"completeness": 0.93},
     )
 
     attempt: Attempt
@@ -143,6 +147,7 @@ class FinishBody(Body):
     end_code: Annotated[str, Field(max_length=40)] | None = None
     image_id: Annotated[str, Field(max_length=300)] | None = None
     node: Annotated[str, Field(max_length=300)] | None = None
+    recorded: dict[str, Any] = Field(default_factory=dict)
 
 
 class RunList(View):
@@ -198,7 +203,7 @@ def submit(body: SubmitBody, services: Wired, caller: Runner, idempotency_key: I
 
 @router.get("/runs")
 def own_runs(services: Wired, caller: Runner) -> RunList:
-    """The caller's runs, newest first."""
+    """The caller's runs that are of no sweep, newest first."""
     return RunList(runs=services.runs.list_of(caller.name))
 
 
@@ -254,6 +259,7 @@ def finish(run_id: str, body: FinishBody, services: Wired, _caller: LeaseHolder)
             body.end_code,
             body.image_id,
             body.node,
+            body.recorded,
         ),
     )
     if run.end_code is not None:
