@@ -32,6 +32,7 @@ from allocations.web import (
     quotas,
     runs,
     session,
+    software,
     storage,
     submission,
     tree,
@@ -78,6 +79,7 @@ def install(app: FastAPI, prefix: str) -> None:
         person,
         overrides,
         policy,
+        software,
         guide,
     ):
         pages.include_router(part.router)
