@@ -8,12 +8,12 @@ aware and in UTC.
 import asyncio
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 API_PREFIX = "/api/v1"
 RETRY_PAUSES_SECONDS = (0.2, 0.6)
@@ -183,15 +183,45 @@ class AllocationOption(_Answer):
     reason: str | None = None
     sizes: tuple[SizeOption, ...] = ()
     rescue: SizeOption | None = None
+    custom_images: bool = False
+
+
+class ImageVersion(_Answer):
+    """A version of an image: `choice` is what to ask for, and `recorded` how a lease names it."""
+
+    choice: str
+    recorded: str
+    title: str
+    channel: str = "recommended"
+    released: date | None = None
+    ends: date | None = None
+    ends_soon: bool = False
 
 
 class ImageOption(_Answer):
-    """A container image that a server may run."""
+    """An image that a server may run, in its versions, the recommended one first."""
 
     name: str
     title: str
     description: str = ""
     default: bool = False
+    default_for: tuple[str, ...] = ()
+    versions: tuple[ImageVersion, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_a_version(cls, answer: Any) -> Any:
+        """Give an image without versions its only one, so that nobody has to ask."""
+        if not isinstance(answer, dict) or answer.get("versions") or not {"name", "title"} <= answer.keys():
+            return answer
+        only = {"choice": answer["name"], "recorded": answer["name"], "title": answer["title"]}
+        return answer | {"versions": (only,)}
+
+
+class CustomImages(_Answer):
+    """From where container images of one's own may come."""
+
+    registries: tuple[str, ...]
 
 
 class DefaultChoice(_Answer):
@@ -211,6 +241,7 @@ class StartOptions(_Answer):
     images: tuple[ImageOption, ...] = ()
     default: DefaultChoice | None = None
     home: HomeOption | None = None
+    custom_images: CustomImages | None = None
 
 
 class PersonName(_Answer):

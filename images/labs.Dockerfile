@@ -1,6 +1,7 @@
-# The labs, for people's servers and batch runs, as two targets: `lab`, the base lab with JupyterLab and the field's
-# packages, and `pipeline`, which has the Roman stack over the same layers. What changes least comes first, the project's
-# own part last. Build with images/build. The base has Python 3.11 with venv.
+# The labs, for people's servers and batch runs, as three targets: `lab`, the base lab with JupyterLab and the field's
+# packages, and over the same layers `pipeline`, which has the Roman stack, and `gpu`, which has JAX and CuPy with CUDA's
+# libraries. What changes least comes first, the project's own part last. Build with images/build. The base has Python
+# 3.11 with venv.
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
 FROM ${BASE} AS tools
@@ -92,6 +93,36 @@ ARG VERSION
 ARG REVISION
 LABEL org.opencontainers.image.title="Meridian pipeline lab" \
       org.opencontainers.image.description="The base lab with the Roman pipeline, simulation, catalogues and viewers" \
+      org.opencontainers.image.licenses="BSD-3-Clause" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+FROM lab-software AS gpu-software
+COPY images/requirements/gpu.lock /usr/share/meridian/requirements/
+RUN --mount=type=secret,id=pip --mount=type=secret,id=certificates \
+    sh /usr/local/lib/meridian/pip-install /opt/lab/bin/pip /usr/share/meridian/requirements/gpu.lock
+
+FROM gpu-software AS gpu-project
+COPY --from=sources /opt/tools /opt/tools
+COPY --from=sources /run/ /run/
+RUN sh /run/project-install /opt/lab /run/meridian /run/example-notebooks
+
+FROM gpu-software AS gpu
+COPY images/healthy /usr/local/bin/healthy
+COPY example-notebooks/*.ipynb /usr/share/meridian/example-notebooks/
+COPY hub/spawner/lab_config/ /opt/lab/etc/jupyter/
+COPY hub/lab/share/ /opt/lab/share/jupyter/
+COPY --from=gpu-project /opt/project /opt/lab
+COPY --from=gpu-project /run/sbom.cdx.json /usr/share/meridian/
+# What the node's NVIDIA runtime gives to a container that has a GPU: the driver's libraries for computing. Without a
+# paid GPU the spawner makes none visible. JAX takes memory as it needs it, not three quarters of the GPU at once.
+ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    XLA_PYTHON_CLIENT_PREALLOCATE=false
+USER 1000:100
+ARG VERSION
+ARG REVISION
+LABEL org.opencontainers.image.title="Meridian GPU lab" \
+      org.opencontainers.image.description="The base lab with JAX and CuPy for NVIDIA GPUs" \
       org.opencontainers.image.licenses="BSD-3-Clause" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"

@@ -33,6 +33,7 @@ from allocations.web import (
     records,
     runs,
     session,
+    software,
     storage,
     submission,
     tree,
@@ -80,6 +81,7 @@ def install(app: FastAPI, prefix: str) -> None:
         person,
         overrides,
         policy,
+        software,
         guide,
     ):
         pages.include_router(part.router)

@@ -15,6 +15,7 @@ from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
 from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import AllocationsError, IdempotencyConflictError, InvalidInputError, NotFoundError
+from allocations.leases.images import is_custom
 from allocations.runs.files import INPUT
 from allocations.runs.service import Submission
 from allocations.web.examples import ExampleNotebooks
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 router = APIRouter()
-FIELDS = ("notebook", "again", "choice", "image", "parameters", "minutes", "key")
+FIELDS = ("notebook", "again", "choice", "image", "custom_image", "parameters", "minutes", "key")
 SEPARATOR = "::"  # between the allocation and the size of a choice
 UPLOAD = "upload"
 AGAIN = "again"
@@ -83,7 +84,7 @@ def _to_submission(request: Request, services: Wired, sent: Sent) -> Submission:
         name=name,
         notebook=notebook,
         parameters=to_parameters(sent.text("parameters")),
-        image=sent.text("image") or None,
+        image=sent.text("custom_image").strip() or sent.text("image") or None,
         max_seconds=to_seconds(sent.text("minutes"), "Maximum minutes"),
     )
 
@@ -111,7 +112,8 @@ def _values_of(run: RunView) -> dict[str, str]:
         "notebook": AGAIN,
         "again": run.id,
         "choice": f"{run.allocation}{SEPARATOR}{run.size}",
-        "image": run.image,
+        "image": "" if is_custom(run.image) else run.image,
+        "custom_image": run.image if is_custom(run.image) else "",
         "parameters": parameters,
         "left_out": ", ".join(left_out),
         "minutes": str(math.ceil(run.max_seconds / SECONDS_PER_MINUTE)),
@@ -141,7 +143,7 @@ def _form(
         startable=options.agreement.accepted and any(offer.usable for offer in options.allocations),
         examples=examples.all(),
         repeated=repeated,
-        values={"choice": default, "image": "", "parameters": "", "left_out": ""} | dict(values),
+        values={"choice": default, "image": "", "custom_image": "", "parameters": "", "left_out": ""} | dict(values),
         longest_minutes=services.policy.runs.longest_seconds // SECONDS_PER_MINUTE,
         separator=SEPARATOR,
         upload=UPLOAD,

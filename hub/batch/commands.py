@@ -51,7 +51,7 @@ batch.add_command(sweep)
 @click.option("--allocation", required=True, help="The id of the allocation to charge.")
 @click.option("--size", required=True, help="The size to run on, such as small or standard.")
 @click.option("-p", "--parameter", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter.")
-@click.option("--image", help="The image; the platform's default when left out.")
+@click.option("--image", help="The image, as `meridian batch images` names it; the size's default when left out.")
 @click.option("--max-minutes", type=click.IntRange(min=1), help="The longest it may run; its whole price is held.")
 @click.option("--after", multiple=True, metavar="RUN", help="Begin when this run of yours has succeeded; repeatable.")
 @click.option("--even-if-failed", is_flag=True, help="With --after: begin however those runs end.")
@@ -133,6 +133,25 @@ def options(as_json: bool) -> None:
             cells = (str(size["cores"]), str(size["memory_gib"]), f"{price:.4f}", f"{size['hours_available']:,.0f}")
             table.add_row(allocation["id"], allocation["name"], size["name"], *cells, size["reason"] or "")
     out.print(table)
+
+
+@batch.command()
+@click.option("--json", "as_json", is_flag=True, help="For machines.")
+def images(as_json: bool) -> None:
+    """List the images that you may start, in their versions, the recommended first."""
+    with _client() as client:
+        found = client.options()
+    if as_json:
+        click.echo(json.dumps({"images": found["images"], "custom_images": found.get("custom_images")}))
+        return
+    table = Table(Column("Image", no_wrap=True), "What it is", "Channel", "Since", "Until", "What changed")
+    for image in found["images"]:
+        for version in image["versions"]:
+            days = (version["released"] or "", version["ends"] or "")
+            table.add_row(version["choice"], version["title"], version["channel"], *days, "; ".join(version["changes"]))
+    out.print(table, highlight=False)
+    if custom := found.get("custom_images"):
+        out.print(f"Or a container image of your own, from: {', '.join(custom['registries'])}.", highlight=False)
 
 
 @batch.command("list")

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 FIELDS = ("allocation", "size", "image")
 # Between allocation and size in the value of one radio button; neither name can contain it.
 SEPARATOR = "::"
-LONGEST_NAME = 200
+# As long as a reference to a container image may be.
+LONGEST_NAME = 255
 
 
 class InvalidChoiceError(ValueError):
@@ -57,6 +58,9 @@ def to_choice(user_options: object) -> Choice:
 def from_form(form: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Read the start page's form, or a link's query, into user options without the empty fields."""
     options = {field: str(form[field][0]) for field in FIELDS if form.get(field) and form[field][0]}
+    own = str(form["custom_image"][0]).strip() if form.get("custom_image") else ""
+    if own:
+        options["image"] = own
     if form.get("choice"):
         allocation, _, size = str(form["choice"][0]).rpartition(SEPARATOR)
         options |= {"allocation": allocation, "size": size}

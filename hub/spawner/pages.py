@@ -23,6 +23,8 @@ TRY_AGAIN = (
 )
 # Where the service explains a person's limits, and the refusals that are for one of them.
 QUOTA_URL = "/services/allocations/quota"
+# Where the service says what is in each image.
+SOFTWARE_URL = "/services/allocations/software"
 LIMIT_CODES = frozenset(
     {"size_not_allowed", "at_once_limit", "insufficient_balance", "allocation_not_active", "no_usable_choice"}
 )
@@ -93,17 +95,15 @@ def render_start_form(options: StartOptions, chosen: Choice) -> str:
         marked = (default.allocation, default.size) if default else (None, None)
     if rescues and options.home is not None and (options.home.is_locked or options.home.full):
         marked = rescues[0]
-    image = chosen.image if chosen.image in {image.name for image in options.images} else None
-    if image is None:
-        image = next((image.name for image in options.images if image.default), None)
     return _environment.get_template("start_form.html").render(
         options=options,
         usable=usable | set(rescues),
         is_rescue_wanted=lambda allocation: is_rescue_wanted(options, allocation),
         marked=marked,
-        marked_image=image,
+        asked_image=chosen.image,
         separator=SEPARATOR,
         quota_url=QUOTA_URL,
+        software_url=SOFTWARE_URL,
     )
 
 

@@ -16,7 +16,9 @@ document.addEventListener("DOMContentLoaded", () => {
   function sumUp() {
     const chosen = form.querySelector("input[name=choice]:checked");
     if (!summary || !chosen) return;
-    const image = form.querySelector("#image option:checked");
+    const own = form.querySelector("#custom-image");
+    const listed = form.querySelector("#image option:checked");
+    const image = (own && own.value.trim()) || (listed && listed.dataset.title);
     const spentAt = Date.now() + chosen.dataset.seconds * 1000;
     const endsAt = chosen.dataset.ends ? Date.parse(chosen.dataset.ends) : Infinity;
     const until =
@@ -24,7 +26,7 @@ document.addEventListener("DOMContentLoaded", () => {
         ? `without a break until ${moment.format(spentAt)}`
         : `more than are left until the allocation ends on ${day.format(endsAt)}`;
     const what = document.createElement("strong");
-    what.textContent = `${chosen.dataset.size}${image ? ` with ${image.dataset.title}` : ""} on ${chosen.dataset.allocation}`;
+    what.textContent = `${chosen.dataset.size}${image ? ` with ${image}` : ""} on ${chosen.dataset.allocation}`;
     if (chosen.dataset.free) {
       summary.replaceChildren(what, `: free of charge, for ${chosen.dataset.hours}.`);
       summary.hidden = false;

@@ -21,7 +21,7 @@ def test_no_options_leave_the_choice_to_the_service(nothing):
         {"allocation": "a1"},
         {"size": "small"},
         {"allocation": "", "size": "small"},
-        {"allocation": "a1", "size": "s" * 201},
+        {"allocation": "a1", "size": "s" * 256},
         {"allocation": "a1\n", "size": "small"},
         {"allocation": "a1", "size": "small", "cores": 512},
         {"allocation": "a1", "size": "small", "image": {"name": "evil"}},
@@ -44,3 +44,9 @@ def test_a_link_may_name_the_fields_themselves():
 def test_a_form_value_without_its_two_parts_is_refused_later():
     with pytest.raises(InvalidChoiceError):
         to_choice(from_form({"choice": ["small"]}))
+
+
+def test_an_image_of_ones_own_counts_before_the_listed_one():
+    form = {"choice": ["a1::small"], "image": ["base"], "custom_image": [" registry.example.org/lab:1 "]}
+    assert from_form(form)["image"] == "registry.example.org/lab:1"
+    assert from_form(form | {"custom_image": [" "]})["image"] == "base"

@@ -155,3 +155,75 @@ def test_without_the_agreement_there_is_no_rescue_either():
     html = render(agreement=agreement, allocations=[allocation(rescue=rescue())], home=a_home("locked", full=True))
     assert "disabled" in mark(html, "a1::rescue")
     assert 'data-startable="no"' in html
+
+
+def version(choice, title, **more):
+    return {"choice": choice, "recorded": more.pop("recorded", choice), "title": title, "channel": "pinned"} | more
+
+
+BASE = {
+    "name": "base",
+    "title": "Base",
+    "description": "Astronomy",
+    "default": True,
+    "versions": [
+        version("base", "Base 2", recorded="base:2", channel="recommended"),
+        version("base:w9", "Base w9", channel="weekly", released="2036-01-30", ends="2036-03-01"),
+        version("base:1", "Base 1", ends="2036-02-11", ends_soon=True),
+    ],
+}
+GPU = {"name": "gpu", "title": "GPU lab", "default_for": ["large"]}
+CUSTOM = {"registries": ["registry.example.org/team"]}
+
+
+def test_versions_stand_in_groups_with_the_recommended_one_chosen():
+    html = render(images=[BASE])
+    places = [html.index(text) for text in ('label="Recommended"', 'value="base"', 'label="Weekly"', 'label="Pinned"')]
+    assert places == sorted(places)
+    assert "selected" in mark(html, "base")
+    assert "Base w9, of 30 Jan 2036, until 1 Mar 2036" in html
+    assert 'href="/services/allocations/software"' in html
+
+
+@pytest.mark.parametrize("asked", ["base", "base:2"])
+def test_who_had_the_recommended_version_gets_what_is_recommended_now(asked):
+    assert "selected" in mark(render(Choice(image=asked), images=[BASE]), "base")
+
+
+def test_a_version_that_ends_soon_says_so_where_it_is_chosen_and_what_is_recommended():
+    html = render(Choice(image="base:1"), images=[BASE])
+    assert "selected" in mark(html, "base:1")
+    assert "Base 1, which is chosen, ends on 11 Feb 2036: from then on it cannot be started." in html
+    assert "Recommended now: Base 2." in html
+    assert "which is chosen" not in render(images=[BASE])
+
+
+def test_a_version_that_is_gone_is_named_with_what_takes_its_place():
+    html = render(Choice(image="base:0"), images=[BASE])
+    assert "base:0, which you had last, cannot be started any more: Base 2 is chosen in its place." in html
+    assert "selected" in mark(html, "base")
+
+
+def test_a_size_with_an_image_of_its_own_leaves_the_choice_to_the_service():
+    html = render(images=[BASE, GPU])
+    assert "selected" in mark(html, "")
+    assert "As recommended: Base 2 (with Large: GPU lab)" in html
+    assert "selected" not in mark(html, "base")
+
+
+def test_an_image_of_ones_own_is_asked_for_only_where_it_may_be_started():
+    assert "custom_image" not in render(images=[BASE])
+    mine = [allocation(name="Deep <b>", custom_images=True)]
+    html = render(images=[BASE], custom_images=CUSTOM, allocations=mine)
+    assert 'name="custom_image" value=""' in html
+    assert "on Deep &lt;b&gt;. It has to come from registry.example.org/team" in html
+    own = "registry.example.org/team/lab:1"
+    again = render(Choice(image=own), images=[BASE], custom_images=CUSTOM, allocations=mine)
+    assert f'value="{own}"' in again
+    assert "cannot be started any more" not in again
+
+
+def test_a_version_has_no_way_into_the_page_as_markup():
+    html = render(Choice(image='"><b>x'), images=[BASE | {"versions": [version('"><i>', "<i>")]}, GPU])
+    assert "<i>" not in html
+    assert "<b>x" not in html

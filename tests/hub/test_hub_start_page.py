@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "hub" / "static"
 # The heading and the landmarks are the spawn page's, around the form.
 AXE_OPTIONS = {"rules": {name: {"enabled": False} for name in ("region", "page-has-heading-one", "landmark-one-main")}}
-IMAGES = [
+IMAGES: list[dict[str, Any]] = [
     {"name": "lab", "title": "Lab", "description": "For most", "default": True},
     {"name": "gpu", "title": "GPU lab"},
 ]
@@ -38,6 +38,27 @@ ALLOCATIONS = [
     ),
     allocation("a2", name="Deep fields", sizes=[size(microcredits_per_hour=240_000, hours_available=0.5)]),
 ]
+VERSIONS: dict[str, Any] = {
+    "images": [
+        IMAGES[0]
+        | {
+            "versions": [
+                {"choice": "lab", "recorded": "lab:2", "title": "Lab 2"},
+                {
+                    "choice": "lab:1",
+                    "recorded": "lab:1",
+                    "title": "Lab 1",
+                    "channel": "pinned",
+                    "ends": "2036-02-11",
+                    "ends_soon": True,
+                },
+            ]
+        },
+        IMAGES[1] | {"default_for": ["standard"]},
+    ],
+    "custom_images": {"registries": ["registry.example.org/team"]},
+    "allocations": [one | {"custom_images": True} for one in ALLOCATIONS],
+}
 RESCUE = size("rescue", microcredits_per_hour=0, hours_available=1.0)
 FULL: dict[str, Any] = {
     "allocations": [allocation(rescue=RESCUE, sizes=[size(hours_available=2.0)])],
@@ -104,6 +125,19 @@ def test_what_is_chosen_is_summed_up_at_once(chromium: Browser) -> None:
     page.context.close()
 
 
+def test_the_summary_names_the_version_or_the_image_of_ones_own(chromium: Browser) -> None:
+    page = open_form(chromium, **VERSIONS)
+    summary = page.locator("#start-summary")
+    assert summary.inner_text().startswith("Small with the image recommended for it on Entry of ada")
+    page.locator("#image").select_option("lab:1")
+    assert summary.inner_text().startswith("Small with Lab 1 on Entry of ada")
+    page.locator("summary", has_text="of your own").click()
+    page.get_by_label("Its whole name").fill("registry.example.org/team/lab:1.2")
+    page.keyboard.press("Tab")
+    assert summary.inner_text().startswith("Small with registry.example.org/team/lab:1.2 on Entry of ada")
+    page.context.close()
+
+
 def test_the_end_of_an_allocation_is_a_day_of_the_readers_zone(chromium: Browser) -> None:
     page = open_form(chromium)
     assert "credits left until Feb 29, 2036." in page.locator(".m-start-allocation").first.inner_text()
@@ -121,7 +155,7 @@ def test_a_full_home_has_a_rescue_server_chosen_at_no_price(chromium: Browser) -
     page.context.close()
 
 
-@pytest.mark.parametrize("changes", [{}, FULL], ids=["ordinary", "full"])
+@pytest.mark.parametrize("changes", [{}, FULL, VERSIONS], ids=["ordinary", "full", "versions"])
 def test_axe_finds_nothing(chromium: Browser, changes: dict[str, Any]) -> None:
     page = open_form(chromium, **changes)
     page.evaluate((ROOT / "node_modules/axe-core/axe.min.js").read_text())

@@ -8,7 +8,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "images" / "requirements"
 PIPELINE = ("lab", "catalogue", "roman", "psf", "viz")
-LOCKS = {"hub": ("platform",), "allocations": ("platform",), "lab": ("lab",), "pipeline": PIPELINE}
+GPU = ("lab", "gpu")
+LOCKS = {"hub": ("platform",), "allocations": ("platform",), "lab": ("lab",), "pipeline": PIPELINE, "gpu": GPU}
 
 
 def pins(path: Path) -> set[tuple[str, str]]:

@@ -201,3 +201,22 @@ def test_the_pipeline_is_there(build: Callable[[str], Built]) -> None:
     assert locked("pipeline") <= billed(pipeline.run("cat", BILL))
     assert pipeline.run("pip", "check")
     test_no_layer_has_anything_of_the_machine_that_built_it(pipeline)
+
+
+def test_the_gpu_lab_is_there(build: Callable[[str], Built]) -> None:
+    gpu = build("gpu")
+    # Without a GPU JAX computes on the processor, and CuPy can be imported and says that there is none.
+    shown = """
+import cupy, jax
+print(jax.default_backend(), float(jax.numpy.arange(4.0).sum()))
+try:
+    cupy.cuda.runtime.getDeviceCount()
+except cupy.cuda.runtime.CUDARuntimeError:
+    print("no GPU")
+"""
+    assert gpu.run("python", "-c", shown).split("\n")[:2] == ["cpu 6.0", "no GPU"]
+    gpu.run("python", "-c", "import astropy, hub.batch.client, jax_cuda12_plugin, photutils")
+    assert gpu.run("id", "-u").strip() == "1000"
+    assert locked("gpu") <= billed(gpu.run("cat", BILL))
+    assert gpu.run("pip", "check")
+    test_no_layer_has_anything_of_the_machine_that_built_it(gpu)

@@ -7,7 +7,8 @@ import tomllib
 
 import pytest
 
-from tests.images.locks import FOLDER, PIPELINE, ROOT, locked, pins
+from tests.fresh import shipped_policy
+from tests.images.locks import FOLDER, GPU, PIPELINE, ROOT, locked, pins
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
@@ -41,6 +42,23 @@ def test_the_platform_runs_the_versions_that_are_tested_here() -> None:
     assert {pin for pin in locked("hub") if pin[0] in known} <= tested
 
 
-def test_the_layers_of_the_pipeline_are_one_resolution_without_doubles() -> None:
-    every = [name for lock in PIPELINE for name, _ in pins(FOLDER / f"{lock}.lock")]
+@pytest.mark.parametrize("layers", [PIPELINE, GPU], ids=["pipeline", "gpu"])
+def test_the_layers_of_a_lab_are_one_resolution_without_doubles(layers: tuple[str, ...]) -> None:
+    every = [name for lock in layers for name, _ in pins(FOLDER / f"{lock}.lock")]
     assert len(every) == len(set(every))
+
+
+def test_the_gpu_lab_brings_cuda_itself_of_one_major_version() -> None:
+    names_of_gpu = {name for name, _ in pins(FOLDER / "gpu.lock")}
+    cuda = {name for name in names_of_gpu if name.startswith("nvidia-")}
+    assert {"nvidia-cublas-cu12", "nvidia-cuda-runtime-cu12", "nvidia-cudnn-cu12"} <= cuda
+    assert all(name.endswith("-cu12") for name in cuda)
+    assert {"jax", "jax-cuda12-plugin", "cupy-cuda12x"} <= names_of_gpu
+
+
+@pytest.mark.parametrize(("image", "name"), [("base", "lab"), ("pipeline", "pipeline"), ("gpu", "gpu")])
+def test_the_catalogue_names_the_versions_that_are_locked(image: str, name: str) -> None:
+    recommended = shipped_policy().image(image).recommended
+    assert recommended is not None
+    assert recommended.packages
+    assert set(recommended.packages.items()) <= locked(name)

@@ -128,6 +128,7 @@ def served(site: Site) -> Iterator[tuple[str, dict[str, list[str]]]]:
             "/admin/audit",
             "/admin/audit?words=Deep&person=lead",
             "/policy",
+            "/software",
             "/admin/people",
             "/admin/people/person?name=ann",
             "/admin/people/person?name=bob",
