@@ -20,5 +20,6 @@ def show_software(
     request: Request, services: Wired, _reader: Annotated[Identity, Depends(page_needs(Scope.READ))]
 ) -> Response:
     """Show the catalogue of images."""
-    titles = {one.name: one.title for one in (*services.policy.sizes, *services.policy.tiers)}
+    policy = services.policy
+    titles = {size.name: size.title for size in policy.sizes} | {tier.name: tier.title for tier in policy.tiers}
     return page(request, "software.html", catalogue=services.offers.catalogue(), titles=titles)

@@ -139,7 +139,7 @@ def options(as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def images(as_json: bool) -> None:
     """List the images that you may start, in their versions, the recommended first."""
-    with _client() as client:
+    with open_client() as client:
         found = client.options()
     if as_json:
         click.echo(json.dumps({"images": found["images"], "custom_images": found.get("custom_images")}))
