@@ -103,6 +103,14 @@ def submitted_record(notebook: bytes) -> str:
     return Provenance(notebook_sha256=hashlib.sha256(notebook).hexdigest()).model_dump_json(exclude_defaults=True)
 
 
+def again_record(stored: str | None) -> str | None:
+    """Return what is known of a run that is submitted again from what is stored of an earlier one."""
+    earlier = _read(stored)
+    if earlier is None:
+        return None
+    return Provenance(notebook_sha256=earlier.notebook_sha256).model_dump_json(exclude_defaults=True)
+
+
 def ended_record(stored: str | None, said: bytes, attempt: int, image_id: str | None, node: str | None) -> str | None:
     """Return what is stored of a run at its end, of what the runner said and what the cluster knows.
 

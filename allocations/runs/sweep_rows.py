@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from allocations.errors import InvalidInputError
+from allocations.runs.notebook_parameters import InvalidParametersError, fitting
 from allocations.runs.submissions import require_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from allocations.runs.notebook_parameters import NotebookParameters
 
 # A value that is a whole table belongs into a file; of ten thousand rows as large as this, a request could not hold.
 ROW_BYTES_MAX = 16_384
@@ -45,16 +48,21 @@ def require_count(count: int, rows_max: int) -> int:
     return count
 
 
-def require_rows(common: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], rows_max: int) -> Rows:
-    """Return the parameters of each run; InvalidInputError names the first row that cannot be given to a notebook."""
+def require_rows(
+    taken: NotebookParameters, common: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], rows_max: int
+) -> Rows:
+    """Return the parameters of each run; an error names the first row that cannot be given to a notebook, or does not
+    fit what it takes."""
     require_count(len(rows), rows_max)
     require_parameters(common)
     varied: dict[str, None] = {}
     parameters = []
     for number, row in enumerate(rows, start=1):
         try:
-            one = require_parameters({**common, **row})
-        except InvalidInputError as error:
+            given = {**common, **row}
+            require_parameters(given)
+            one = require_parameters(fitting(taken, given))
+        except (InvalidInputError, InvalidParametersError) as error:
             raise InvalidInputError(f"Row {number}: {error.detail}", error.remedy) from error
         if len(one) > ROW_BYTES_MAX:
             raise InvalidInputError(

@@ -15,6 +15,8 @@ from allocations.leases.images import choose
 from allocations.leases.models import LeaseKind, LeaseRequest
 from allocations.ledger.service import MICROCREDITS_PER_CREDIT
 from allocations.runs.models import Run, RunState
+from allocations.runs.notebook_parameters import parameters_of
+from allocations.runs.provenance import again_record, submitted_record
 from allocations.runs.submissions import require_file_name, require_max_seconds, require_notebook
 from allocations.runs.sweep_models import FAILED_STATES, Sweep, SweepEstimate, SweepResult, SweepView
 from allocations.runs.sweep_rows import require_count, require_rows
@@ -94,7 +96,8 @@ class SweepService:
         rules = self.policy.runs
         content = require_notebook(submission.notebook, rules.notebook_max_bytes)
         name = require_file_name(submission.name)
-        rows = require_rows(submission.parameters, submission.rows, rules.sweep_runs_max)
+        taken = parameters_of(submission.notebook)
+        rows = require_rows(taken, submission.parameters, submission.rows, rules.sweep_runs_max)
         max_seconds = require_max_seconds(submission.max_seconds, rules)
         if submission.at_once is not None and submission.at_once < 1:
             raise InvalidInputError("A sweep runs at least 1 at once.", "Give a larger number, or none for no limit.")
@@ -124,7 +127,10 @@ class SweepService:
             # The one file of all runs first: what is in the queue always has its notebook.
             self.files.write_input(sweep.id, content)
             self.sweeps.add(connection, sweep)
-            self.sweeps.add_runs(connection, self._runs(sweep, rows.parameters, len(submission.notebook["cells"])))
+            record = submitted_record(content)
+            self.sweeps.add_runs(
+                connection, self._runs(sweep, rows.parameters, len(submission.notebook["cells"]), record)
+            )
             view = self._view(connection, sweep)
             idempotency.remember(connection, view.model_dump_json(), now_ms)
             return view
@@ -231,7 +237,7 @@ class SweepService:
 
     # ------------------------------------------------------------------ inside
 
-    def _runs(self, sweep: Sweep, parameters: Sequence[str], cells: int) -> Iterator[Run]:
+    def _runs(self, sweep: Sweep, parameters: Sequence[str], cells: int, record: str) -> Iterator[Run]:
         size = self.policy.size(sweep.size)
         first = Run(
             id="",
@@ -259,6 +265,7 @@ class SweepService:
             submitted_at_ms=sweep.submitted_at_ms,
             started_at_ms=None,
             ended_at_ms=None,
+            provenance=record,
             sweep_id=sweep.id,
         )
         for row, of_row in enumerate(parameters):
@@ -280,6 +287,7 @@ class SweepService:
             "started_at_ms": None,
             "ended_at_ms": None,
             "recorded": None,
+            "end_code": None,
         }
         if max_seconds is not None:
             changes["max_seconds"] = max_seconds
@@ -290,7 +298,7 @@ class SweepService:
             size = known[size_name]
             changes |= {"size": size.name, "cores": size.cores, "memory_gib": size.memory_gib}
             changes |= {"gpus": size.gpus, "gpu_type": size.gpu_type}
-        return [replace(run, id=self.new_id("r"), **changes) for run in failed]
+        return [replace(run, id=self.new_id("r"), provenance=again_record(run.provenance), **changes) for run in failed]
 
     def _free(self, connection: Connection, allocation: str, person: str) -> int:
         """Return what the person may still hold on the allocation, in microcredits."""

@@ -13,7 +13,7 @@ from allocations.runs.files import INPUT, PROVENANCE
 from allocations.runs.models import Outcome
 from allocations.runs.provenance import ended_record, submitted_record
 from allocations.runs.service import Finish
-from tests.allocations.test_runs import NOTEBOOK, submit
+from tests.allocations.test_runs import NOTEBOOK, PARAMETRIC, submit
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -118,7 +118,7 @@ def test_a_run_from_before_there_were_records_gets_the_runners_hash() -> None:
 
 
 def replayed(bench: Bench, store: Path, original: dict[str, Any] | None, again: dict[str, Any] | None) -> Comparison:
-    run = submit(bench, bench.accept("ann"), parameters={"n": 1}, max_seconds=77)
+    run = submit(bench, bench.accept("ann"), notebook=PARAMETRIC, parameters={"n": 1}, max_seconds=77)
     end(bench, store, run.id, original, "base@sha256:1")
     replay = bench.services.records.replay("ann", run.id, bench.key())
     assert (replay.replay_of, replay.parameters, replay.max_seconds) == (run.id, {"n": 1}, 77)

@@ -37,6 +37,13 @@ NOTEBOOK: dict[str, Any] = {
     "metadata": {},
     "cells": [{"cell_type": "code", "source": "x = 1"}, {"cell_type": "markdown", "source": "# x"}],
 }
+# The same with a cell of parameters.
+PARAMETRIC: dict[str, Any] = NOTEBOOK | {
+    "cells": [
+        {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "field = 'm31'\nx = 0\nn = 0"},
+        *NOTEBOOK["cells"],
+    ]
+}
 
 
 def submit(bench: Bench, allocation: str, person: str = "ann", **changes: Any) -> RunView:

@@ -22,11 +22,12 @@ from allocations.ledger.models import TransactionKind
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import MemberRole
 from allocations.runs.models import Outcome, RunError, RunFilter, RunState
+from allocations.runs.notebook_parameters import parameters_of
 from allocations.runs.queue_store import RunQueueStore
 from allocations.runs.service import Finish
 from allocations.runs.sweep_rows import expand, require_rows
 from allocations.runs.sweeps import Retry, SweepSubmission
-from tests.allocations.test_runs import NOTEBOOK, SMALL
+from tests.allocations.test_runs import PARAMETRIC, SMALL
 from tests.allocations.test_runs import submit as submit_run
 from tests.places import join
 
@@ -45,7 +46,7 @@ def submit(bench: Bench, allocation: str, count: int = 3, person: str = "ann", *
     values: dict[str, Any] = {
         "size": "small",
         "name": "n.ipynb",
-        "notebook": NOTEBOOK,
+        "notebook": PARAMETRIC,
         "parameters": {"field": "m31"},
         "rows": [{"x": number} for number in range(count)],
     } | changes
@@ -233,7 +234,7 @@ def test_lists_of_runs_are_of_single_ones_and_of_sweeps_by_pages(bench: Bench) -
 
 def test_a_repeated_submission_is_one_sweep(bench: Bench) -> None:
     root = bench.consortium("ann")
-    submission = SweepSubmission("ann", root, "small", "n.ipynb", NOTEBOOK, {}, [{"x": 1}, {"x": 2}])
+    submission = SweepSubmission("ann", root, "small", "n.ipynb", PARAMETRIC, {}, [{"x": 1}, {"x": 2}])
     key = bench.key({"a": 1}, "one")
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(lambda _: bench.services.sweeps.submit(submission, key).id, range(4)))
@@ -307,10 +308,14 @@ def test_a_grid_gives_every_combination() -> None:
     for bad in bads:
         with pytest.raises(InvalidInputError):
             expand(bad, 10_000)
-    assert require_rows({"c": 1, "x": 0}, [{"x": 5}, {"y": 1}], 9).parameters == [
-        '{"c": 1, "x": 5}',
-        '{"c": 1, "x": 0, "y": 1}',
+    taken = parameters_of(PARAMETRIC)
+    assert require_rows(taken, {"n": 1, "x": 0}, [{"x": 5.0}, {"field": "a"}], 9).parameters == [
+        '{"n": 1, "x": 5}',
+        '{"n": 1, "x": 0, "field": "a"}',
     ]
+    for row in ({"z": 1}, {"x": "five"}):
+        with pytest.raises(InvalidInputError, match=r"^Row 2: "):
+            require_rows(taken, {}, [{"x": 1}, row], 9)
 
 
 def test_two_executors_together_keep_to_what_a_sweep_runs_at_once(bench: Bench) -> None:
@@ -350,7 +355,7 @@ def test_a_cancellation_beside_claims_and_losses_leaves_nothing_that_runs_unaske
 
 def test_ten_thousand_runs_are_queued_in_bounded_memory_and_claimed_without_reading_them(bench: Bench) -> None:
     root = bench.consortium("ann")
-    rows = [{"x": number, "y": "WFI07"} for number in range(10_000)]
+    rows = [{"x": number, "field": "WFI07"} for number in range(10_000)]
     tracemalloc.start()
     made = submit(bench, root, rows=rows)
     peak_bytes = tracemalloc.get_traced_memory()[1]
