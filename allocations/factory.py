@@ -66,6 +66,8 @@ from allocations.reports.service import ReportService
 from allocations.reports.storage import StorageReportService
 from allocations.runs.files import RunFiles
 from allocations.runs.records import RecordService
+from allocations.runs.secret_store import SecretStore
+from allocations.runs.secrets import SecretService, Vault
 from allocations.runs.service import RunService
 from allocations.runs.store import RunStore
 from allocations.storage.access import AreaAccess
@@ -94,6 +96,7 @@ from allocations.storage.states import StateService
 from allocations.storage.store import StorageStore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from allocations.clock import Clock
@@ -127,6 +130,7 @@ class Services:
     reviewers: ReviewerService
     runs: RunService
     records: RecordService
+    secrets: SecretService
     reports: ReportService
     platform_reports: PlatformReportService
     storage_reports: StorageReportService
@@ -155,6 +159,7 @@ def make_services(
     run_store: Path,
     clock: Clock | None = None,
     new_id: IdFactory = random_id,
+    secret_keys: Sequence[str] = (),
 ) -> Services:
     """Wire the services over a database; tests pass a clock and ids of their own."""
     clock = clock or SystemClock()
@@ -238,6 +243,7 @@ def make_services(
         authority=authority,
     )
     run_files = RunFiles(run_store)
+    secrets = SecretService(database=database, clock=clock, vault=Vault(secret_keys), store=SecretStore(), runs=runs)
     run_service = RunService(
         database=database,
         clock=clock,
@@ -249,6 +255,7 @@ def make_services(
         authority=authority,
         runs=runs,
         files=run_files,
+        secrets=secrets,
     )
     return Services(
         database=database,
@@ -348,6 +355,7 @@ def make_services(
         ),
         reviewers=ReviewerService(database=database, clock=clock, reviewers=reviewers),
         runs=run_service,
+        secrets=secrets,
         records=RecordService(database=database, store=runs, files=run_files, runs=run_service),
         reports=ReportService(
             database=database,
@@ -589,4 +597,4 @@ def mailer_from(services: Services, settings: MailSettings) -> Mailer:
 def services_from(settings: Settings) -> Services:
     """Wire the services as the environment says."""
     policy = with_idle_seconds(load_policy(settings.policies), settings.idle_seconds)
-    return make_services(Database(settings.database_url), policy, settings.run_store)
+    return make_services(Database(settings.database_url), policy, settings.run_store, secret_keys=settings.secret_keys)

@@ -38,16 +38,21 @@ class Settings:
     policies: Path
     run_store: Path
     idle_seconds: Mapping[str, int] = field(default_factory=dict)
+    secret_keys: tuple[str, ...] = field(default=(), repr=False)
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """Read MERIDIAN_MODE, …_DATABASE_URL, …_POLICIES, …_RUN_STORE and …_IDLE_SECONDS."""
+        """Read MERIDIAN_MODE, …_DATABASE_URL, …_POLICIES, …_RUN_STORE, …_IDLE_SECONDS and …_SECRETS_KEY.
+
+        The last may be several keys with commas between, to replace one: the first encrypts, all of them decrypt.
+        """
         return cls(
             mode=os.environ.get("MERIDIAN_MODE", "local"),
             database_url=required("MERIDIAN_DATABASE_URL"),
             policies=Path(os.environ.get("MERIDIAN_POLICIES", str(ROOT / "policies"))),
             run_store=Path(required("MERIDIAN_RUN_STORE")),
             idle_seconds=_idle_seconds("MERIDIAN_IDLE_SECONDS"),
+            secret_keys=tuple(filter(None, os.environ.get("MERIDIAN_SECRETS_KEY", "").split(","))),
         )
 
 

@@ -19,6 +19,7 @@ from allocations.api.v1.people import EndedView, PeopleList, PersonView
 from allocations.api.v1.publications import PublicationList, PublicationView
 from allocations.api.v1.requests import RequestList
 from allocations.api.v1.runs import RunList
+from allocations.api.v1.secrets import SecretList
 from allocations.errors import IdempotencyConflictError, InvalidInputError
 from allocations.leases.models import LeaseKind, LeaseState
 from allocations.leases.quotas import AllocationQuotas, BudgetView, LargestView, LimitView, Quotas, StateView
@@ -53,6 +54,7 @@ from allocations.reports.requests import AwardView, RequestView, ReviewView
 from allocations.runs.ends import EndCode
 from allocations.runs.models import RunState, RunView
 from allocations.runs.provenance import FileRecord, Provenance, RunRecord
+from allocations.runs.secrets import RunEnvironment, SecretView
 
 if TYPE_CHECKING:
     from allocations.errors import AllocationsError
@@ -249,6 +251,7 @@ _RUN = RunView(
     output="home:results",
     replay_of=None,
 )
+_SECRET = SecretView(name="SURVEY_TOKEN", created_at=_BEGAN, changed_at=_BEGAN, used_at=None)
 _RECORD = RunRecord(
     run=_RUN.model_copy(
         update={"state": RunState.SUCCEEDED, "ended_at": _BEGAN, "end_code": EndCode.SUCCEEDED, "current_cell": None}
@@ -431,6 +434,9 @@ _ANSWERS: tuple[View, ...] = (
     _RUN,
     RunList(runs=[_RUN]),
     _RECORD,
+    _SECRET,
+    SecretList(secrets=[_SECRET]),
+    RunEnvironment(values={"SURVEY_TOKEN": "the value"}),
     _NOTICE,
     NoticeList(notices=[_NOTICE], unread=1, next_before=None),
     *STORAGE_ANSWERS,

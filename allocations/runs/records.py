@@ -63,6 +63,7 @@ class RecordService:
             parameters=run.parameters,
             image=run.image,
             max_seconds=run.max_seconds,
+            environment=run.environment,
         )
         return self.runs.submit(replace(submission, replay_of=run.id), idempotency)
 

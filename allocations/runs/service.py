@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ from allocations.runs.models import (
     RunView,
 )
 from allocations.runs.provenance import RECORD_BYTES_MAX, ended_record, submitted_record
+from allocations.runs.secrets import require_names
 from allocations.runs.submissions import require_file_name, require_notebook, require_parameters
 
 if TYPE_CHECKING:
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from allocations.lifecycle.stores.allocations import AllocationStore
     from allocations.policy.models import Policy
     from allocations.runs.files import RunFiles
+    from allocations.runs.secrets import SecretService
     from allocations.runs.store import RunStore
 
 # How many kinds of queued runs one claim looks at: enough for fairness between allocations, bounded.
@@ -59,7 +62,7 @@ CLAIM_WINDOW = 500
 class Submission:
     """What a person submits. `notebook` is the parsed .ipynb, `max_seconds` None for the policy's default.
 
-    replay_of: the run that this one repeats.
+    environment: the names of the person's secrets that the notebook gets. replay_of: the run that this one repeats.
     """
 
     person: str
@@ -71,6 +74,7 @@ class Submission:
     image: str | None = None
     max_seconds: int | None = None
     replay_of: str | None = None
+    environment: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,7 @@ class RunService:
     authority: Authority
     runs: RunStore
     files: RunFiles
+    secrets: SecretService
 
     @answered_once
     def submit(self, submission: Submission, idempotency: IdempotencyKey) -> RunView:
@@ -119,6 +124,7 @@ class RunService:
         content = require_notebook(submission.notebook, rules.notebook_max_bytes)
         parameters = require_parameters(submission.parameters)
         name = require_file_name(submission.name)
+        environment = require_names(submission.environment)
         max_seconds = submission.max_seconds or rules.default_max_seconds
         if not 0 < max_seconds <= rules.longest_seconds:
             raise InvalidInputError(
@@ -139,6 +145,7 @@ class RunService:
             if answer is not None:
                 return RunView.model_validate_json(answer)
             self.leases.check(connection, request)
+            self.secrets.require(connection, submission.person, environment)
             size = self.policy.size(submission.size)
             run = Run(
                 id=self.new_id("r"),
@@ -168,6 +175,7 @@ class RunService:
                 ended_at_ms=None,
                 provenance=submitted_record(content),
                 replay_of=submission.replay_of,
+                environment=json.dumps(environment) if environment else None,
             )
             # The file first: a run in the queue always has its notebook; a file without a run harms nobody.
             self.files.write_input(run.id, content)

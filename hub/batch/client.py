@@ -8,6 +8,7 @@ import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import httpx
 
@@ -23,7 +24,8 @@ from hub.batch.service import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    import builtins
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
     "BatchClient",
@@ -116,11 +118,13 @@ class BatchClient:
         max_seconds: int | None = None,
         name: str | None = None,
         idempotency_key: str | None = None,
+        environment: Iterable[str] = (),
     ) -> Run:
         """Queue the notebook file. An answer that gets lost is asked for again, and queues nothing twice.
 
         max_seconds: the longest it may run, the policy's default if None. name: the file's own if
-        None. Raises NotebookError for a file that is not a notebook.
+        None. environment: names of your secrets, each of which is a variable of the notebook.
+        Raises NotebookError for a file that is not a notebook.
         """
         path = Path(notebook)
         body = {
@@ -131,6 +135,7 @@ class BatchClient:
             "notebook": read_notebook(path),
             "parameters": dict(parameters or {}),
             "max_seconds": max_seconds,
+            "environment": list(environment),
         }
         return self._post_once("/runs", body, {"Idempotency-Key": idempotency_key or str(uuid.uuid4())})
 
@@ -182,6 +187,18 @@ class BatchClient:
         """Submit the run again as it was; when it has ended, its record says whether it made the same."""
         headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
         return self._post_once(_path(run_id, "replay"), None, headers)
+
+    def secrets(self) -> builtins.list[dict[str, Any]]:
+        """The person's secrets: name and times, never values."""
+        found: builtins.list[dict[str, Any]] = json_of(call(self._http, "GET", "/secrets"))["secrets"]
+        return found
+
+    def set_secret(self, name: str, value: str) -> None:
+        """Keep a secret, in the place of one of the same name."""
+        call(self._http, "PUT", f"/secrets/{quote(name, safe='')}", json={"value": value})
+
+    def remove_secret(self, name: str) -> None:
+        call(self._http, "DELETE", f"/secrets/{quote(name, safe='')}")
 
     def wait(
         self,

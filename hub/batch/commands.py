@@ -83,6 +83,7 @@ def batch() -> None:
 @click.option("-p", "--parameter", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter.")
 @click.option("--image", help="The image; the platform's default when left out.")
 @click.option("--max-minutes", type=click.IntRange(min=1), help="The longest it may run; its whole price is held.")
+@click.option("--secret", "secrets", multiple=True, metavar="NAME", help="A secret of yours that the notebook gets.")
 @click.option("--wait/--no-wait", default=False, help="Follow the run until it ends; exit status 1 if it fails.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def submit(  # click passes options by name
@@ -92,6 +93,7 @@ def submit(  # click passes options by name
     parameters: tuple[tuple[str, str], ...],
     image: str | None,
     max_minutes: int | None,
+    secrets: tuple[str, ...],
     wait: bool,
     as_json: bool,
 ) -> None:
@@ -104,6 +106,7 @@ def submit(  # click passes options by name
             parameters={name: parse_parameter(value) for name, value in parameters},
             image=image,
             max_seconds=None if max_minutes is None else max_minutes * 60,
+            environment=secrets,
         )
         if not wait:
             _show(run, as_json=as_json)

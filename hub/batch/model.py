@@ -115,6 +115,12 @@ class Run:
     held_microcredits: int
     end_code: str | None
     remedy: str | None
+    environment: tuple[str, ...] = ()
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the run is given secrets."""
+        return bool(self.environment)
 
     @property
     def active(self) -> bool:
@@ -154,6 +160,7 @@ class Run:
             held_microcredits=data.get("held_microcredits") or 0,
             end_code=data.get("end_code"),
             remedy=data.get("remedy"),
+            environment=tuple(data.get("environment") or ()),
         )
 
 

@@ -50,6 +50,9 @@ class SubmitBody(Body):
     notebook: dict[str, Any]
     parameters: dict[str, Any] = Field(default_factory=dict)
     max_seconds: int | None = None
+    environment: Annotated[list[str], Field(max_length=100, description="Names of the caller's secrets")] = Field(
+        default_factory=list
+    )
 
 
 class ClaimBody(Body):
@@ -115,6 +118,7 @@ def submit(body: SubmitBody, services: Wired, caller: Runner, idempotency_key: I
         parameters=body.parameters,
         image=body.image,
         max_seconds=body.max_seconds,
+        environment=body.environment,
     )
     try:
         run = services.runs.submit(submission, key)
