@@ -40,6 +40,7 @@ from allocations.reports.platform_use_files import BYTES_PER_TB, MICROCREDITS_PE
 from allocations.settings import ROOT
 from allocations.storage.purge.deciding import decide
 from hub.batch.commands import batch, login
+from hub.batch.secret_commands import secrets
 
 if TYPE_CHECKING:
     from allocations.reports.platform_use import UseReport
@@ -330,6 +331,7 @@ main.add_command(archive)
 main.add_command(batch)
 main.add_command(login)
 main.add_command(purge)
+main.add_command(secrets)
 
 if __name__ == "__main__":
     main()

@@ -71,6 +71,8 @@ from allocations.runs.files import RunFiles
 from allocations.runs.queue import RunQueue
 from allocations.runs.queue_store import RunQueueStore
 from allocations.runs.records import RecordService
+from allocations.runs.secret_store import SecretStore
+from allocations.runs.secrets import SecretService, Vault
 from allocations.runs.service import RunService
 from allocations.runs.store import RunStore
 from allocations.runs.sweep_store import SweepStore
@@ -101,6 +103,7 @@ from allocations.storage.states import StateService
 from allocations.storage.store import StorageStore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from allocations.clock import Clock
@@ -138,6 +141,7 @@ class Services:
     records: RecordService
     drafts: DraftService
     sweeps: SweepService
+    secrets: SecretService
     reports: ReportService
     platform_reports: PlatformReportService
     storage_reports: StorageReportService
@@ -168,6 +172,7 @@ def make_services(
     new_id: IdFactory = random_id,
     *,
     runs_containers: bool = False,
+    secret_keys: Sequence[str] = (),
 ) -> Services:
     """Wire the services over a database; tests pass a clock and ids of their own.
 
@@ -257,6 +262,7 @@ def make_services(
         authority=authority,
     )
     run_files = RunFiles(run_store)
+    secrets = SecretService(database=database, clock=clock, vault=Vault(secret_keys), store=SecretStore(), runs=runs)
     run_service = RunService(
         database=database,
         clock=clock,
@@ -271,6 +277,7 @@ def make_services(
         sweeps=sweeps,
         queue=RunQueue(database=database, clock=clock, leases=leases, runs=runs, queue=RunQueueStore(), sweeps=sweeps),
         files=run_files,
+        secrets=secrets,
     )
     return Services(
         database=database,
@@ -386,6 +393,7 @@ def make_services(
         ),
         chains=ChainService(database=database, clock=clock, chains=chains),
         drafts=DraftService(database=database, clock=clock, new_id=new_id, policy=policy, files=run_files),
+        secrets=secrets,
         records=RecordService(database=database, store=runs, files=run_files, runs=run_service),
         reports=ReportService(
             database=database,
@@ -630,5 +638,9 @@ def services_from(settings: Settings) -> Services:
     if settings.runs_containers:
         policy = with_references(policy, settings.images)
     return make_services(
-        Database(settings.database_url), policy, settings.run_store, runs_containers=settings.runs_containers
+        Database(settings.database_url),
+        policy,
+        settings.run_store,
+        runs_containers=settings.runs_containers,
+        secret_keys=settings.secret_keys,
     )

@@ -39,6 +39,7 @@ class Settings:
     run_store: Path
     idle_seconds: Mapping[str, int] = field(default_factory=dict)
     images: Mapping[str, str] = field(default_factory=dict)
+    secret_keys: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def runs_containers(self) -> bool:
@@ -47,7 +48,10 @@ class Settings:
 
     @classmethod
     def from_environment(cls) -> Settings:
-        """Read MERIDIAN_MODE, …_DATABASE_URL, …_POLICIES, …_RUN_STORE, …_IDLE_SECONDS and …_IMAGES."""
+        """Read MERIDIAN_MODE, …_DATABASE_URL, …_POLICIES, …_RUN_STORE, …_IDLE_SECONDS, …_IMAGES and …_SECRETS_KEY.
+
+        The last may be several keys with commas between, to replace one: the first encrypts, all of them decrypt.
+        """
         return cls(
             mode=os.environ.get("MERIDIAN_MODE", "local"),
             database_url=required("MERIDIAN_DATABASE_URL"),
@@ -55,6 +59,7 @@ class Settings:
             run_store=Path(required("MERIDIAN_RUN_STORE")),
             idle_seconds=_idle_seconds("MERIDIAN_IDLE_SECONDS"),
             images=_images("MERIDIAN_IMAGES"),
+            secret_keys=tuple(filter(None, os.environ.get("MERIDIAN_SECRETS_KEY", "").split(","))),
         )
 
 

@@ -72,7 +72,7 @@ SIGN_IN_VARIABLES = (
     "MERIDIAN_REVIEWER_GROUPS",
     "MERIDIAN_ADMIN_GROUPS",
 )
-SECRET_NAMES = ("allocations", "spawner", "batch", "worker", "metrics", "proxy", "cookie", "crypt")
+SECRET_NAMES = ("allocations", "spawner", "batch", "worker", "metrics", "proxy", "cookie", "crypt", "secrets")
 DEMO_ACCOUNTS = (
     ("researcher", ["researcher"], "starts servers, submits runs, requests more"),
     ("lead", ["researcher", "lead"], "leads the demonstration consortium and divides it"),
@@ -303,6 +303,7 @@ class Platform:
                     "MERIDIAN_ALLOCATIONS_PORT": str(ports["allocations"]),
                     "MERIDIAN_ALLOCATIONS_METRICS_PORT": str(ports["allocations_metrics"]),
                     "MERIDIAN_COOKIE_SECRET": tokens["cookie"],
+                    "MERIDIAN_SECRETS_KEY": tokens["secrets"],
                     "JUPYTERHUB_API_TOKEN": tokens["allocations"],
                     "JUPYTERHUB_API_URL": hub_api_url,
                     "JUPYTERHUB_BASE_URL": "/",

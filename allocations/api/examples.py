@@ -20,6 +20,7 @@ from allocations.api.v1.people import EndedView, PeopleList, PersonView
 from allocations.api.v1.publications import PublicationList, PublicationView
 from allocations.api.v1.requests import RequestList
 from allocations.api.v1.runs import RunList
+from allocations.api.v1.secrets import SecretList
 from allocations.api.v1.sweeps import SweepList, SweepResultList
 from allocations.errors import IdempotencyConflictError, InvalidInputError
 from allocations.leases.models import LeaseKind, LeaseState
@@ -56,6 +57,7 @@ from allocations.runs.ends import EndCode
 from allocations.runs.models import ChainedRun, Condition, RunSource, RunSourceKind, RunState, RunView
 from allocations.runs.notebook_parameters import NotebookParameters, ParameterKind, ParameterView
 from allocations.runs.provenance import FileRecord, Provenance, RunRecord
+from allocations.runs.secrets import RunEnvironment, SecretView
 from allocations.runs.sweep_models import SweepEstimate, SweepResult, SweepState, SweepView
 
 if TYPE_CHECKING:
@@ -255,6 +257,7 @@ _RUN = RunView(
     waits_for=Condition.SUCCEEDED,
     after=[ChainedRun(run="r-1123456789abcdef0123", name="calibrate.ipynb", state=RunState.SUCCEEDED)],
 )
+_SECRET = SecretView(name="SURVEY_TOKEN", created_at=_BEGAN, changed_at=_BEGAN, used_at=None)
 _RECORD = RunRecord(
     run=_RUN.model_copy(
         update={"state": RunState.SUCCEEDED, "ended_at": _BEGAN, "end_code": EndCode.SUCCEEDED, "current_cell": None}
@@ -526,6 +529,9 @@ _ANSWERS: tuple[View, ...] = (
     SweepList(sweeps=[_SWEEP], next_before=None),
     SweepResultList(results=[_SWEEP_RESULT], next_after=None),
     _ESTIMATE,
+    _SECRET,
+    SecretList(secrets=[_SECRET]),
+    RunEnvironment(values={"SURVEY_TOKEN": "the value"}),
     _NOTICE,
     NoticeList(notices=[_NOTICE], unread=1, next_before=None),
     *STORAGE_ANSWERS,

@@ -64,6 +64,7 @@ class RecordService:
             image=run.image,
             max_seconds=run.max_seconds,
             source=run.source,
+            environment=run.environment,
         )
         return self.runs.submit(replace(submission, replay_of=run.id), idempotency)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,7 @@ from allocations.runs.models import (
 from allocations.runs.notebook_parameters import fitting, parameters_of
 from allocations.runs.provenance import RECORD_BYTES_MAX, ended_record, submitted_record
 from allocations.runs.retries import is_repeated, is_retried, queued_again, retry
+from allocations.runs.secrets import require_names
 from allocations.runs.submissions import (
     require_file_name,
     require_max_seconds,
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from allocations.runs.chains import ChainStore
     from allocations.runs.files import RunFiles
     from allocations.runs.queue import RunQueue
+    from allocations.runs.secrets import SecretService
     from allocations.runs.store import RunStore
     from allocations.runs.sweep_store import SweepStore
 
@@ -70,7 +73,8 @@ class Submission:
 
     `after` names runs of the same person that it waits for, `waits_for` what they must have come to;
     `replay_of` the run that this one repeats.
-    `retries`: how often it is tried again when the notebook fails, each attempt charged.
+    `retries`: how often it is tried again when the notebook fails, each attempt charged; `environment`: the names of
+    the person's secrets that the notebook gets.
     """
 
     person: str
@@ -86,6 +90,7 @@ class Submission:
     replay_of: str | None = None
     retries: int = 0
     source: RunSource | None = None
+    environment: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +104,7 @@ class Prepared:
     max_seconds: int
     retries: int
     source: str | None
+    environment: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +149,7 @@ class RunService:
     sweeps: SweepStore
     queue: RunQueue
     files: RunFiles
+    secrets: SecretService
 
     @answered_once
     def submit(self, submission: Submission, idempotency: IdempotencyKey) -> RunView:
@@ -167,7 +174,9 @@ class RunService:
         name = require_file_name(submission.name)
         retries = require_retries(submission.retries, rules.retries_max)
         source = require_source(submission.source)
-        return Prepared(submission, name, content, parameters, max_seconds, retries, source)
+        names = require_names(submission.environment)
+        environment = json.dumps(names) if names else None
+        return Prepared(submission, name, content, parameters, max_seconds, retries, source, environment)
 
     def submit_within(self, connection: Connection, prepared: Prepared) -> Run:
         """Queue a run in the caller's transaction; an AllocationsError leaves nothing written in it."""
@@ -182,6 +191,7 @@ class RunService:
             max_seconds=prepared.max_seconds,
         )
         self.leases.check(connection, request)
+        self.secrets.require(connection, submission.person, submission.environment)
         after = self._awaited(connection, submission)
         size = self.policy.size(submission.size)
         # Named with its version: what the record says stays true when another version is recommended.
@@ -217,6 +227,7 @@ class RunService:
             replay_of=submission.replay_of,
             retries=prepared.retries,
             source=prepared.source,
+            environment=prepared.environment,
         )
         # The file first: a run in the queue always has its notebook; a file without a run harms nobody.
         self.files.write_input(run.id, prepared.content)

@@ -60,6 +60,8 @@ DONE = {
     "linked": "The publication is linked.",
     "unlinked": "The link is taken away; other allocations keep theirs.",
     "extended": "The server is extended. How long it can go on stands below.",
+    "secret": "The secret is kept. Its value is not shown again.",
+    "secret-removed": "The secret is removed.",
     "replayed": "The replay is queued. When it has ended, this page says whether it made the same.",
     "queued": "The run is queued. It starts when there is room.",
     "cancelled": "The run is being cancelled.",

@@ -25,7 +25,7 @@ from allocations.web.render import new_key, page, see
 from allocations.web.session import Sent, form_needs, page_needs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from allocations.runs.models import RunView
 
@@ -47,7 +47,8 @@ def show_form(
 ) -> Response:
     """Show the form, with an example chosen when the address names one, or filled in as a run was."""
     if again:
-        return _form(request, services, runner, _values_of(services.runs.get(runner.name, again)))
+        run = services.runs.get(runner.name, again)
+        return _form(request, services, runner, _values_of(run), chosen_secrets=run.environment)
     examples: ExampleNotebooks = request.app.state.examples
     names = [found.name for found in examples.all()]
     first = example if example in names else next(iter(names), UPLOAD)
@@ -67,7 +68,7 @@ def submit(request: Request, services: Wired, sent: Annotated[Sent, Depends(form
     except AllocationsError as error:
         if isinstance(error, IdempotencyConflictError):
             values["key"] = new_key()
-        return _form(request, services, sent.identity, values, error)
+        return _form(request, services, sent.identity, values, error, sent.texts("environment"))
     log.info("run queued", extra={"person": run.person, "allocation": run.allocation, "run": run.id})
     return see(request, f"/runs/{run.id}", "queued")
 
@@ -86,6 +87,7 @@ def _to_submission(request: Request, services: Wired, sent: Sent) -> Submission:
         parameters=to_parameters(sent.text("parameters")),
         image=sent.text("custom_image").strip() or sent.text("image") or None,
         max_seconds=to_seconds(sent.text("minutes"), "Maximum minutes"),
+        environment=sent.texts("environment"),
     )
 
 
@@ -127,6 +129,7 @@ def _form(
     runner: Identity,
     values: Mapping[str, str],
     error: AllocationsError | None = None,
+    chosen_secrets: Sequence[str] = (),
 ) -> Response:
     options = services.offers.start_options(runner.name, is_server=False)
     default = f"{options.default.allocation}{SEPARATOR}{options.default.size}" if options.default else ""
@@ -139,6 +142,8 @@ def _form(
         request,
         "submission.html",
         error=error,
+        secrets=services.secrets.list_of(runner.name),
+        chosen_secrets=chosen_secrets,
         options=options,
         startable=options.agreement.accepted and any(offer.usable for offer in options.allocations),
         examples=examples.all(),

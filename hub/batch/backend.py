@@ -8,11 +8,19 @@ from typing import TYPE_CHECKING, Protocol
 from hub.batch.ends import LOST
 
 if TYPE_CHECKING:
-    from hub.batch.model import Run, RunResult
+    from hub.batch.model import Run, RunError, RunResult
 
 
 class StartError(Exception):
     """The run cannot be started here; the message says why and what to do."""
+
+
+class StartRefusedError(Exception):
+    """The run cannot be started as it was submitted, here or elsewhere: trying again would not help."""
+
+    def __init__(self, error: RunError) -> None:
+        super().__init__(error.message)
+        self.error = error
 
 
 class BackendUnavailableError(Exception):
@@ -56,7 +64,7 @@ class Backend(Protocol):
     outlives: bool
 
     def start(self, run: Run) -> None:
-        """Start the run's current attempt. Raises StartError."""
+        """Start the run's current attempt. Raises StartError, StartRefusedError."""
 
     def look(self, run: Run) -> Sight:
         """What has become of the run's current attempt. The result counts first, the process second."""

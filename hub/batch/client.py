@@ -7,6 +7,7 @@ import time
 import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import httpx
 
@@ -25,7 +26,8 @@ from hub.batch.sweeps import Sweep, SweepClient
 from hub.batch.tables import TableError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    import builtins
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 __all__ = [
     "BatchClient",
@@ -122,6 +124,7 @@ class BatchClient:
         even_if_failed: bool = False,
         retries: int = 0,
         idempotency_key: str | None = None,
+        environment: Iterable[str] = (),
     ) -> Run:
         """Queue a notebook. An answer that gets lost is asked for again, and queues nothing twice.
 
@@ -130,7 +133,8 @@ class BatchClient:
         it is tried again if it fails, each attempt charged. after: ids of one's own runs that must have
         succeeded first; if one of them does not, the run is cancelled, or with even_if_failed begins all the
         same. Raises NotebookError for what is not a notebook, or cannot be had; ServiceRefusalError also for
-        parameters that the notebook does not take.
+        parameters that the notebook does not take. environment: names of your secrets, each of which is a
+        variable of the notebook.
         """
         content, source = notebook_at(notebook)
         body = {
@@ -145,6 +149,7 @@ class BatchClient:
             "waits_for": "ended" if even_if_failed else "succeeded",
             "retries": retries,
             "source": source.to_json(),
+            "environment": list(environment),
         }
         return Run.from_json(self._send("/runs", body, idempotency_key))
 
@@ -193,6 +198,18 @@ class BatchClient:
     def replay(self, run_id: str, *, idempotency_key: str | None = None) -> Run:
         """Submit the run again as it was; when it has ended, its record says whether it made the same."""
         return Run.from_json(self._send(_path(run_id, "replay"), None, idempotency_key))
+
+    def secrets(self) -> builtins.list[dict[str, Any]]:
+        """The person's secrets: name and times, never values."""
+        found: builtins.list[dict[str, Any]] = json_of(call(self._http, "GET", "/secrets"))["secrets"]
+        return found
+
+    def set_secret(self, name: str, value: str) -> None:
+        """Keep a secret, in the place of one of the same name."""
+        call(self._http, "PUT", f"/secrets/{quote(name, safe='')}", json={"value": value})
+
+    def remove_secret(self, name: str) -> None:
+        call(self._http, "DELETE", f"/secrets/{quote(name, safe='')}")
 
     def wait(
         self,

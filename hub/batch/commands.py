@@ -58,6 +58,7 @@ batch.add_command(sweep)
 @click.option(
     "--retries", type=click.IntRange(min=0), default=0, help="How often to try again if it fails; each costs."
 )
+@click.option("--secret", "secrets", multiple=True, metavar="NAME", help="A secret of yours that the notebook gets.")
 @click.option("--wait/--no-wait", default=False, help="Follow the run until it ends; exit status 1 if it fails.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def submit(  # click passes options by name
@@ -70,6 +71,7 @@ def submit(  # click passes options by name
     after: tuple[str, ...],
     even_if_failed: bool,
     retries: int,
+    secrets: tuple[str, ...],
     wait: bool,
     as_json: bool,
 ) -> None:
@@ -85,6 +87,7 @@ def submit(  # click passes options by name
             after=after,
             even_if_failed=even_if_failed,
             retries=retries,
+            environment=secrets,
         )
         if not wait:
             _show(run, as_json=as_json)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 from prometheus_client import start_http_server
 
 from hub.batch import ends
-from hub.batch.backend import BackendUnavailableError, Exited, Gone, Running, StartError
+from hub.batch.backend import BackendUnavailableError, Exited, Gone, Running, StartError, StartRefusedError
 from hub.batch.files import RunDirectory
 from hub.batch.local import LocalBackend
 from hub.batch.model import RunError, from_text, now_utc, to_text
@@ -323,9 +323,11 @@ class Executor:
         attempt.started = True
         try:
             self._backend.start(run)
-        except BackendUnavailableError:
+        except (BackendUnavailableError, ServiceUnavailableError):
             attempt.started = False
             raise
+        except StartRefusedError as refused:
+            self._finish(run, "failed", None, to_text(self._clock()), refused.error)
         except StartError as start_error:
             logger.exception("The run could not be started", extra=run_fields(run))
             error = RunError(None, "StartFailed", str(start_error), "", ends.START_FAILED)
@@ -385,14 +387,16 @@ def make_backend(settings: Settings, service: ExecutorService) -> Backend:
     """Jobs where the configuration names a cluster's settings, else processes of this machine."""
     if settings.kubernetes is None:
         assert settings.homes is not None
-        return LocalBackend(settings.store, settings.homes, os.environ, settings.passed_variables)
+        return LocalBackend(
+            settings.store, settings.homes, os.environ, settings.passed_variables, environment_of=service.environment
+        )
     # Whoever runs notebooks as processes needs none of it.
     from hub.batch.cluster import Cluster  # noqa: PLC0415
     from hub.batch.jobs import JobSettings  # noqa: PLC0415
     from hub.batch.kube import KubeBackend  # noqa: PLC0415
 
     terms = JobSettings.model_validate_json(settings.kubernetes.read_text(encoding="utf-8"))
-    return KubeBackend(Cluster.connect(), terms, settings.store, settings.name, service.lease)
+    return KubeBackend(Cluster.connect(), terms, settings.store, settings.name, service.lease, service.environment)
 
 
 def main() -> int:

@@ -67,7 +67,7 @@ def _read_text(path: Path) -> str | None:
         return file.read()
 
 
-def _read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
     """The object in the file, or None when there is none or it is not whole."""
     try:
         data = json.loads(_read_text(path) or "")
@@ -78,7 +78,7 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What the executor tells the runner, in `run.json`."""
+    """What the executor tells the runner, in `run.json`. is_given: whether there are secrets to wait for."""
 
     id: str
     attempt: int
@@ -87,6 +87,7 @@ class RunSpec:
     parameters: Mapping[str, Any]
     max_seconds: int
     memory_bytes: int
+    is_given: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -97,6 +98,7 @@ class RunSpec:
             "parameters": dict(self.parameters),
             "max_seconds": self.max_seconds,
             "memory_bytes": self.memory_bytes,
+            "is_given": self.is_given,
         }
 
 
@@ -123,6 +125,8 @@ class RunDirectory:
         self.log = path / "log.txt"
         self.events = path / "events.jsonl"
         self.provenance = path / "provenance.json"
+        self.wanted = path / "environment.wanted"
+        self.given = path / "environment.json"
         self.spec = path / "run.json"
         self._process = path / "process.json"
         self._result = path / "result.json"
@@ -153,7 +157,8 @@ class RunDirectory:
             msg = f"The run's notebook {self.input} is missing from the run store."
             raise RunDirectoryError(msg)
         if self.attempt() not in (None, spec.attempt):
-            for path in (self._result, self._process, self.events, self.output, self.provenance):
+            left = (self._result, self._process, self.events, self.output, self.provenance, self.wanted, self.given)
+            for path in left:
                 path.unlink(missing_ok=True)
         write_atomically(self.spec, json.dumps(spec.to_json()))
 
@@ -163,12 +168,12 @@ class RunDirectory:
 
     def attempt(self) -> int | None:
         """The attempt that the directory was last made ready for."""
-        spec = _read_json(self.spec)
+        spec = read_json(self.spec)
         return spec.get("attempt") if spec else None
 
     def read_spec(self) -> RunSpec:
         """RunDirectoryError when the executor has not written one."""
-        data = _read_json(self.spec)
+        data = read_json(self.spec)
         if data is None:
             msg = f"{self.spec} is missing or is not JSON: the executor writes it before it starts a runner."
             raise RunDirectoryError(msg)
@@ -176,7 +181,7 @@ class RunDirectory:
 
     def read_result(self, attempt: int) -> RunResult | None:
         """The attempt's result, or None; that of an earlier attempt does not count."""
-        data = _read_json(self._result)
+        data = read_json(self._result)
         if data is None or data.get("attempt") != attempt:
             return None
         try:
@@ -190,7 +195,7 @@ class RunDirectory:
 
     def read_process(self, attempt: int | None = None) -> RunProcess | None:
         """The runner of the attempt, or of whichever attempt was last."""
-        data = _read_json(self._process)
+        data = read_json(self._process)
         return RunProcess(**data) if data is not None and attempt in (None, data["attempt"]) else None
 
     def write_process(self, process: RunProcess) -> None:
@@ -218,6 +223,10 @@ class RunDirectory:
 
     def _claim(self, attempt: int) -> Path:
         return self.path / f"claim-{attempt}"
+
+    def read_wanted(self) -> str | None:
+        """The attempt whose runner waits for its secrets."""
+        return _read_text(self.wanted)
 
     def read_progress(self) -> Progress | None:
         """How far the events say the attempt has come; None before its first event, and where they are spoilt."""
@@ -288,4 +297,5 @@ def spec_of(run: Run, home: Path) -> RunSpec:
         parameters=run.parameters,
         max_seconds=run.max_seconds,
         memory_bytes=run.resources.memory_bytes,
+        is_given=run.is_given,
     )

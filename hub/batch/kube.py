@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import logging
 import os
 import time
 import zipfile
@@ -17,8 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import hub
-from hub.batch.backend import BackendUnavailableError, Exited, Gone, StartError
+from hub.batch.backend import BackendUnavailableError, Exited, Gone, StartError, StartRefusedError
 from hub.batch.cluster import ClusterRefusalError
+from hub.batch.environment import forget, give, is_wanted
 from hub.batch.files import RunDirectory, RunDirectoryError, notebook_of, spec_of
 from hub.batch.jobs import (
     ATTEMPT,
@@ -33,6 +36,8 @@ from hub.batch.jobs import (
     sight_of_unclaimed,
 )
 from hub.batch.model import now_utc
+from hub.batch.observe import run_fields
+from hub.batch.service import ServiceError
 from hub.spawner.manifests import GROUP, label_value, pod_end
 
 if TYPE_CHECKING:
@@ -41,10 +46,12 @@ if TYPE_CHECKING:
 
     from hub.batch.backend import Sight
     from hub.batch.cluster import Cluster
+    from hub.batch.environment import Given
     from hub.batch.jobs import JobSettings
     from hub.batch.model import Run
     from hub.client import Lease
 
+logger = logging.getLogger("meridian.batch")
 CONFLICT = 409
 FORBIDDEN = 403
 # One look at the API server serves all runs for so long.
@@ -52,7 +59,18 @@ SNAPSHOT_SECONDS = 0.5
 AWAY_SECONDS = 1.0
 # After an order to end: the node's own time to carry it out.
 KILL_GRACE_SECONDS = 1
-RUNNER_MODULES = ("__init__", "ends", "files", "model", "notebook", "processes", "provenance", "record", "runner")
+RUNNER_MODULES = (
+    "__init__",
+    "ends",
+    "environment",
+    "files",
+    "model",
+    "notebook",
+    "processes",
+    "provenance",
+    "record",
+    "runner",
+)
 RUNNER_MAIN = "import sys\nfrom hub.batch.runner import main\nsys.exit(main(sys.argv[1:]))\n"
 
 Key = tuple[str, int]
@@ -72,7 +90,7 @@ class Snapshot:
 
 
 class KubeBackend:
-    """Starts runners as Jobs. store: the run store. lease_of: the lease of a claimed run, from the service."""
+    """Starts runners as Jobs. store: the run store. lease_of, environment_of: of a claimed run, from the service."""
 
     outlives = True
 
@@ -83,6 +101,7 @@ class KubeBackend:
         store: Path,
         executor: str,
         lease_of: Callable[[Run], Lease],
+        environment_of: Callable[[Run], Given] | None = None,
         *,
         clock: Callable[[], datetime] = now_utc,
         monotonic: Callable[[], float] = time.monotonic,
@@ -92,6 +111,7 @@ class KubeBackend:
         self._store = store
         self._executor = executor
         self._lease_of = lease_of
+        self._environment_of = environment_of
         self._clock = clock
         self._monotonic = monotonic
         self._jobs = f"/apis/batch/v1/namespaces/{terms.namespace}/jobs"
@@ -105,6 +125,9 @@ class KubeBackend:
     def start(self, run: Run) -> None:
         self._end_earlier(run)
         lease = self._lease_of(run)
+        if run.is_given and self._environment_of is not None:
+            # Not kept: a run whose secrets are gone takes no pod, and the others get theirs when they ask.
+            self._environment_of(run)
         try:
             directory = RunDirectory.of(self._store, run.id)
             directory.prepare(spec_of(run, Path(self._terms.home_path)), notebook_of(self._store, run))
@@ -129,6 +152,8 @@ class KubeBackend:
         name = directory.claimed_by(run.attempt)
         if name is None:
             return sight_of_unclaimed(seen.jobs.get(key), seen.pods.get(key, []), self._terms, self._clock())
+        if run.is_given and is_wanted(directory, run.attempt):
+            self._give(run, directory)
         pod = _named(name, seen.pods.get(key, []))
         if pod is None:
             # It may be younger than what was seen.
@@ -145,7 +170,20 @@ class KubeBackend:
         for key in seen.keys(label_value(run_id)):
             self._end(run_id, key, seen, kill=kill)
 
+    def _give(self, run: Run, directory: RunDirectory) -> None:
+        """Give a runner that has begun its secrets; it waits while the service does not answer."""
+        assert self._environment_of is not None
+        try:
+            text = self._environment_of(run).to_text()
+        except StartRefusedError as refused:
+            text = json.dumps({"missing": str(refused)})
+        except ServiceError as error:
+            logger.warning("%s", error, extra=run_fields(run))
+            return
+        give(directory, text, GROUP)
+
     def release(self, run_id: str) -> None:
+        forget(RunDirectory.of(self._store, run_id))
         self._snapshot = None
         seen = self._seen()
         for key in seen.keys(label_value(run_id)):

@@ -7,18 +7,21 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hub
 from hub.batch.backend import Exited, Gone, Running, StartError
+from hub.batch.environment import memory_of
 from hub.batch.files import RunDirectory, RunDirectoryError, notebook_of, spec_of
 from hub.batch.processes import kill_marked, living_marked, read_stat, send
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from hub.batch.backend import Sight
+    from hub.batch.environment import Given
     from hub.batch.model import Run
 
 # Every process of a run inherits it; it finds them when their runner was killed.
@@ -33,15 +36,24 @@ class LocalBackend:
 
     store: the run store. homes: the directory of people's homes, made (0700) as they are needed.
     environment: the executor's own, of which PASSED_VARIABLES and `passed` reach the notebook.
+    environment_of: the secrets of a run, from the service.
     """
 
     outlives = False
 
-    def __init__(self, store: Path, homes: Path, environment: Mapping[str, str], passed: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        store: Path,
+        homes: Path,
+        environment: Mapping[str, str],
+        passed: tuple[str, ...] = (),
+        environment_of: Callable[[Run], Given] | None = None,
+    ) -> None:
         self._store = store.absolute()
         self._homes = homes.absolute()
         self._environment = environment
         self._passed = (*PASSED_VARIABLES, *passed)
+        self._environment_of = environment_of
         self._children: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, run: Run) -> None:
@@ -59,16 +71,28 @@ class LocalBackend:
             raise StartError(msg) from error
         # Killed here, the executor finds the run again as `admitted` with no process and starts it.
         # Killed after the next statement, it may start a second runner: the lock makes that one exit.
-        with directory.log.open("ab") as log:
+        with directory.log.open("ab") as log, self._input(run) as given:
             self._children[run.id] = subprocess.Popen(  # noqa: S603  our own module
                 [sys.executable, "-P", "-m", "hub.batch.runner", str(directory.path)],
                 cwd=directory.path,
                 env=self._runner_environment(run, directory, home),
-                stdin=subprocess.DEVNULL,
+                stdin=given,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
             )
+
+    @contextmanager
+    def _input(self, run: Run) -> Iterator[int]:
+        """The standard input of the run's runner: its secrets, or nothing."""
+        if not run.is_given or self._environment_of is None:
+            yield subprocess.DEVNULL
+            return
+        descriptor = memory_of(self._environment_of(run))
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def look(self, run: Run) -> Sight:
         directory = RunDirectory.of(self._store, run.id)

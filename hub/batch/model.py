@@ -188,6 +188,12 @@ class Run:
     sweep: str | None = None
     sweep_row: int | None = None
     recorded: dict[str, Any] = field(default_factory=dict)
+    environment: tuple[str, ...] = ()
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the run is given secrets."""
+        return bool(self.environment)
 
     @property
     def active(self) -> bool:
@@ -236,6 +242,7 @@ class Run:
             sweep=data.get("sweep"),
             sweep_row=data.get("sweep_row"),
             recorded=data.get("recorded") or {},
+            environment=tuple(data.get("environment") or ()),
         )
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from hub.batch import ends
+from hub.batch.environment import Given, NotGivenError, SecretMissingError, ask, read_from_input
 from hub.batch.files import RunDirectory, RunDirectoryError, RunProcess, RunSpec, write_atomically
 from hub.batch.model import RunError, RunResult, named_cell, now_utc, to_text
 from hub.batch.processes import adopt_orphans, kill_descendants, living_descendants, read_stat, send
@@ -177,8 +178,21 @@ class Guard(threading.Thread):
             time.sleep(0.1)
 
 
+def receive(directory: RunDirectory, spec: RunSpec, *, in_pod: bool) -> Given | RunError:
+    """What the run is given, or why it cannot begin."""
+    if not spec.is_given:
+        return Given()
+    try:
+        return ask(directory, spec.attempt) if in_pod else read_from_input()
+    except SecretMissingError as missing:
+        return RunError(None, "SecretMissing", str(missing), "", ends.SECRET_MISSING)
+    except NotGivenError:
+        message = "Nobody came to give the run its secrets. The platform failed, not the notebook. Run it again."
+        return RunError(None, "StartFailed", message, "", ends.START_FAILED)
+
+
 def execute(
-    directory: RunDirectory, spec: RunSpec, record: RunRecord, private: tuple[str, ...]
+    directory: RunDirectory, spec: RunSpec, record: RunRecord, given: Given, private: tuple[str, ...]
 ) -> tuple[Outcome, RunError | None]:
     """Run the notebook, without the `private` variables; what it says about its end holds, unless it was stopped."""
     # jsonschema's check of URIs, which no notebook's schema has, takes a second of every run to import.
@@ -193,7 +207,7 @@ def execute(
         run_notebook,
     )
 
-    environment = {name: value for name, value in os.environ.items() if name not in private}
+    environment = {name: value for name, value in os.environ.items() if name not in private} | dict(given.values)
     try:
         notebook = load_notebook(directory.input)
         record.started(len(notebook.cells))
@@ -255,8 +269,14 @@ def main(arguments: list[str], clock: Callable[[], datetime] = now_utc) -> int:
     directory.write_process(RunProcess(spec.attempt, stat.pid, stat.start_ticks, record.started_at))
     guard.start()
     try:
-        outcome, error = execute(directory, spec, record, () if in_pod else RUNNER_VARIABLES)
-        keep_provenance(directory, spec, record)
+        given = receive(directory, spec, in_pod=in_pod)
+        outcome: Outcome
+        error: RunError | None
+        if isinstance(given, RunError):
+            outcome, error = "failed", given
+        else:
+            outcome, error = execute(directory, spec, record, given, () if in_pod else RUNNER_VARIABLES)
+            keep_provenance(directory, spec, record)
         if not record.finish(outcome, error):
             guard.join()
     finally:

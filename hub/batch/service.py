@@ -6,16 +6,21 @@ from typing import TYPE_CHECKING, Any, cast
 
 import httpx
 
-from hub.batch.model import Run
+from hub.batch import ends
+from hub.batch.backend import StartRefusedError
+from hub.batch.environment import Given
+from hub.batch.model import Run, RunError
 from hub.client import Lease
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from hub.batch.model import Outcome, Progress, RunError
+    from hub.batch.model import Outcome, Progress
 
 API = "/api/v1"
 TIMEOUT_SECONDS = 10.0
+# Why the service has no secrets for a run, and what that makes of the run.
+WITHOUT_SECRETS = {"secret_missing": ends.SECRET_MISSING, "secrets_unavailable": ends.START_FAILED}
 
 
 class ServiceError(Exception):
@@ -120,6 +125,16 @@ class ExecutorService:
     def lease(self, run: Run) -> Lease:
         """The lease under which the run was admitted."""
         return Lease.model_validate(json_of(call(self._http, "GET", f"/runs/{run.id}/lease")))
+
+    def environment(self, run: Run) -> Given:
+        """The secrets that the run is given. StartRefusedError when one is gone, or cannot be opened."""
+        try:
+            return Given.from_json(json_of(call(self._http, "GET", f"/runs/{run.id}/environment")))
+        except ServiceError as error:
+            code = WITHOUT_SECRETS.get(error.code)
+            if code is None:
+                raise
+            raise StartRefusedError(RunError(None, "SecretMissing", str(error), "", code)) from error
 
     def progress(self, run: Run, progress: Progress) -> None:
         body = {"attempt": run.attempt, **vars(progress)}

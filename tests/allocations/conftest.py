@@ -113,7 +113,7 @@ def make_bench(database_url: str, run_store: Path) -> Bench:
     """Return the services over a database that is migrated."""
     database = Database(database_url)
     clock = TestClock()
-    return Bench(make_services(database, shipped_policy(), run_store, clock), clock)
+    return Bench(make_services(database, shipped_policy(), run_store, clock, secret_keys=["5e" * 32]), clock)
 
 
 @pytest.fixture

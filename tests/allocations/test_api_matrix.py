@@ -150,6 +150,10 @@ RULES = {
     ),
     "GET /runs": Rule(OWN_LIST),
     "GET /runs/active": Rule(LEASES, query="?executor=e"),
+    "GET /runs/{run_id}/environment": Rule((403, 403, 403, 403, 403, 404)),
+    "GET /secrets": Rule(OWN_LIST),
+    "PUT /secrets/TOKEN": Rule(OWN_LIST, {"value": "s3cret"}),
+    "DELETE /secrets/TOKEN": Rule((204, 404, 404, 404, 404, 403)),
     "POST /runs/claim": Rule(LEASES, {"executor": "e", "limit": 1}),
     "GET /runs/{run_id}/lease": Rule((403, 403, 403, 403, 403, 404)),
     "POST /runs/{run_id}/progress": Rule(LEASES, {"attempt": 1, "cells_done": 0, "cells_total": 1}),
@@ -215,6 +219,8 @@ RULES = {
 # The same route under the name of what it takes here.
 STANDS_FOR = {
     "GET /quotas/ann": "GET /quotas/{person}",
+    "PUT /secrets/TOKEN": "PUT /secrets/{secret}",
+    "DELETE /secrets/TOKEN": "DELETE /secrets/{secret}",
     "PATCH /allocations/{child_id}": "PATCH /allocations/{allocation_id}",
     "POST /allocations/{child_id}/move": "POST /allocations/{allocation_id}/move",
     "DELETE /allocations/{child_id}": "DELETE /allocations/{allocation_id}",
@@ -278,9 +284,17 @@ class World:
             "override_id": self.call("admin", "POST", "/overrides", exception)["id"],
             "notice_id": str(self.call("ann", "GET", "/notices")["notices"][0]["id"]),
             **self.storage(root),
+            **self.secret(),
             "person": "member",
             "version": self.bench.services.policy.agreement.version,
         }
+
+    def secret(self) -> dict[str, str]:
+        """A secret of ann's, and of nobody else."""
+        for who in ROLES[:-1]:
+            call(self.client, who, "DELETE", "/secrets/TOKEN")
+        self.call("ann", "PUT", "/secrets/TOKEN", {"value": "s3cret"})
+        return {}
 
     def storage(self, allocation: str) -> dict[str, str]:
         """Scratch with what is asked about it, an archive that is not where it should be, and a run that only looks."""

@@ -120,6 +120,12 @@ class FakeService:
             def do_POST(self) -> None:
                 self._answer("POST")
 
+            def do_PUT(self) -> None:
+                self._answer("PUT")
+
+            def do_DELETE(self) -> None:
+                self._answer("DELETE")
+
             def log_message(self, *_: object) -> None:
                 pass
 

@@ -53,9 +53,10 @@ class ExecutorOfTest:
         self.clock = Clock()
         self.metrics = Metrics()
         environment = {**os.environ, "MERIDIAN_TOKEN_BATCH": SECRET}
-        self.backend = LocalBackend(path / "store", path / "homes", environment)
+        connected = ExecutorService.connect(service.url, SECRET, "batch")
+        self.backend = LocalBackend(path / "store", path / "homes", environment, environment_of=connected.environment)
         self.executor = Executor(
-            ExecutorService.connect(service.url, SECRET, "batch"),
+            connected,
             self.backend,
             path / "store",
             self.metrics,

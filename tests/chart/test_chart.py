@@ -196,7 +196,7 @@ def test_each_process_gets_only_the_secrets_that_it_needs() -> None:
     assert got == {
         "hub": tokens | {"proxy-token", "crypt-key"},
         "proxy": {"proxy-token"},
-        "allocations": {"database-url", "token-allocations", "cookie-secret"},
+        "allocations": {"database-url", "token-allocations", "cookie-secret", "secrets-key"},
         "worker": {"database-url", "token-worker", "smtp-password"},
         "batch": {"token-batch"},
         "migrations": {"database-url"},

@@ -189,7 +189,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.delenv("MERIDIAN_EXAMPLES", raising=False)
     database = Database(fresh_sqlite(tmp_path))
     clock, run_store = StoppedClock(), tmp_path / "runs"
-    services = make_services(database, shipped_policy(), run_store, clock)
+    services = make_services(database, shipped_policy(), run_store, clock, secret_keys=["5e" * 32])
     identities = StubIdentities("secret", PREFIX)
     with start_blocking_portal() as loop:
         yield Site(fresh_app(services, identities), services, identities, clock, run_store, loop)

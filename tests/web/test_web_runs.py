@@ -577,3 +577,35 @@ def test_a_run_is_replayed_and_its_page_says_what_differs(site: Site) -> None:
     assert "Another output: cell 2 put out something else." in page
     assert f'href="{PREFIX}/runs/{run}"' in page
     assert site.browser("bob").post(f"/runs/{run}/replay", {"key": "k"}).status_code == 404
+
+
+def test_a_secret_is_set_and_never_shown(site: Site) -> None:
+    browser = site.browser("ann")
+    assert "You have none yet" in browser.get("/secrets").text
+    answer = browser.post("/secrets", {"name": "GAIA_KEY", "value": "s3cret-value"})
+    assert answer.status_code == 303
+    page = browser.get("/secrets").text
+    assert "GAIA_KEY" in page
+    assert "s3cret-value" not in page
+    refused = browser.post("/secrets", {"name": "PATH", "value": "s3cret-value"})
+    assert (refused.status_code, "PATH is set by the platform" in refused.text) == (422, True)
+    assert "s3cret-value" not in refused.text, "after an error it is typed again"
+    assert "GAIA_KEY" not in site.browser("bob").get("/secrets").text
+    assert browser.post("/secrets/remove", {"name": "GAIA_KEY"}).status_code == 303
+    assert browser.post("/secrets/remove", {"name": "GAIA_KEY"}).status_code == 404
+
+
+def test_the_form_gives_a_run_the_secrets_that_are_ticked(site: Site) -> None:
+    entry, browser = site.accept("ann"), site.browser("ann")
+    for name in ("FIRST", "SECOND"):
+        site.services.secrets.put("ann", name, "s3cret")
+    page = browser.get("/runs/new").text
+    assert re.findall(r'name="environment" value="([^"]*)"( checked)?', page) == [("FIRST", ""), ("SECOND", "")]
+    run = site.submit_run("ann", entry, NOTEBOOK, environment=["SECOND"])
+    page = browser.get(f"/runs/new?again={run}").text
+    assert re.findall(r'name="environment" value="([^"]*)"( checked)?', page) == [("FIRST", ""), ("SECOND", " checked")]
+    fields = {"notebook": "again", "again": run, "choice": f"{entry}::small", "minutes": "1", "key": "k"}
+    assert browser.post("/runs", fields | {"environment": "FIRST"}).status_code == 303
+    assert sorted(one.environment for one in site.services.runs.list_of("ann")) == [["FIRST"], ["SECOND"]]
+    missing = browser.post("/runs", fields | {"environment": "GONE", "key": "l"})
+    assert (missing.status_code, "You have no secret GONE" in missing.text) == (409, True)

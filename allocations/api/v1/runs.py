@@ -72,6 +72,9 @@ class SubmitBody(Body):
     notebook: dict[str, Any]
     parameters: dict[str, Any] = Field(default_factory=dict)
     max_seconds: int | None = None
+    environment: Annotated[list[str], Field(max_length=100, description="Names of the caller's secrets")] = Field(
+        default_factory=list
+    )
     after: Annotated[
         list[str],
         Field(
@@ -191,6 +194,7 @@ def submit(body: SubmitBody, services: Wired, caller: Runner, idempotency_key: I
         waits_for=body.waits_for,
         retries=body.retries,
         source=body.source,
+        environment=body.environment,
     )
     try:
         run = services.runs.submit(submission, key)
