@@ -1,4 +1,4 @@
-"""The example notebooks that can be run without uploading anything: their titles and parameters."""
+"""The example notebooks that can be run without uploading anything, with their titles."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An example notebook; `parameters` is the source of the cell that a run may override."""
+    """An example notebook."""
 
     name: str
     title: str
-    parameters: str
 
 
 class ExampleNotebooks:
@@ -45,11 +44,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _example(name: str, notebook: dict[str, Any]) -> Example:
-    title, parameters = name, ""
+    title = name
     for cell in reversed(notebook["cells"]):
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown" and source.startswith("# "):
             title = source.splitlines()[0].removeprefix("# ")
-        if "parameters" in cell["metadata"].get("tags", []):
-            parameters = source
-    return Example(name, title, parameters)
+    return Example(name, title)

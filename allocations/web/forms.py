@@ -107,7 +107,7 @@ def to_parameters(text: str) -> dict[str, Any]:
             raise _wrong(where, "is not of the form name = value", "Write for example n_cutouts = 100.")
         if name in parameters:
             raise _wrong(where, f"gives {name} again", "Keep one of the two.")
-        parameters[name] = _to_value(value, where)
+        parameters[name] = to_value(value, where)
     return parameters
 
 
@@ -161,7 +161,8 @@ def _says(line: str, name: str, value: object) -> bool:
         return False
 
 
-def _to_value(text: str, where: str) -> Any:
+def to_value(text: str, where: str) -> Any:
+    """Read a YAML scalar, or a list of them in brackets."""
     unreadable = _wrong(where, "has a value that cannot be read", "Put text with special characters in quotes.")
     if len(text) > PARAMETER_LINE_LENGTH_MAX:
         raise _wrong(where, f"is longer than {PARAMETER_LINE_LENGTH_MAX:,} characters", "Shorten it.")

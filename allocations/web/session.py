@@ -29,7 +29,8 @@ from allocations.errors import AllocationsError, InvalidInputError
 
 HUB_LOGOUT = "/hub/logout"
 NEXT_LENGTH_MAX = 1500  # it travels in a cookie
-FIELDS_MAX = 50
+# A notebook may have many parameters, each with a field.
+FIELDS_MAX = 250
 # What a form holds beside a notebook: its other fields and the parts' headers.
 FORM_BYTES_BESIDE_NOTEBOOK = 1_000_000
 

@@ -1,15 +1,15 @@
-"""The form with which people submit batch runs."""
+"""The form with which people submit batch runs: first the notebook, then its parameters and what it may use."""
 
 from __future__ import annotations
 
 import logging
 import math
-from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Request
-from fastapi.responses import Response
+from fastapi.responses import RedirectResponse, Response
 
 from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
@@ -17,140 +17,272 @@ from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import AllocationsError, IdempotencyConflictError, InvalidInputError, NotFoundError
 from allocations.leases.images import is_custom
 from allocations.runs.files import INPUT
+from allocations.runs.models import RunSource, RunSourceKind
+from allocations.runs.notebook_parameters import InvalidParametersError, NotebookParameters, parameters_of
 from allocations.runs.service import Submission
 from allocations.web.examples import ExampleNotebooks
 from allocations.web.formats import SECONDS_PER_MINUTE
-from allocations.web.forms import to_notebook, to_parameter_lines, to_parameters, to_seconds
+from allocations.web.forms import to_notebook, to_parameter_lines, to_parameters, to_seconds, to_whole_between
+from allocations.web.parameter_fields import PREFIX, FieldsError, fields_of, has_fields, read_fields
 from allocations.web.render import new_key, page, see
 from allocations.web.session import Sent, form_needs, page_needs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from allocations.runs.models import RunView
 
 log = logging.getLogger(__name__)
 router = APIRouter()
-FIELDS = ("notebook", "again", "choice", "image", "custom_image", "parameters", "minutes", "key")
+RunnerPage = Annotated[Identity, Depends(page_needs(Scope.RUN))]
+RunForm = Annotated[Sent, Depends(form_needs(Scope.RUN))]
+FIELDS = ("choice", "image", "custom_image", "parameters", "minutes", "retries", "key")
 SEPARATOR = "::"  # between the allocation and the size of a choice
 UPLOAD = "upload"
-AGAIN = "again"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which notebook the form is about: an example, one that was brought, or that of a run (whose values it shows)."""
+
+    example: str = ""
+    draft: str = ""
+    again: str = ""
+
+    @property
+    def is_any(self) -> bool:
+        """Whether a notebook is chosen."""
+        return bool(self.example or self.draft or self.again)
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A notebook to be submitted, and the run whose values the form begins with."""
+
+    wanted: Wanted
+    name: str
+    notebook: Mapping[str, Any]
+    source: RunSource
+    parameters: NotebookParameters
+    repeated: RunView | None
 
 
 @router.get("/runs/new")
 def show_form(
-    request: Request,
-    services: Wired,
-    runner: Annotated[Identity, Depends(page_needs(Scope.RUN))],
-    example: str = "",
-    again: str = "",
+    request: Request, services: Wired, runner: RunnerPage, example: str = "", draft: str = "", again: str = ""
 ) -> Response:
-    """Show the form, with an example chosen when the address names one, or filled in as a run was."""
-    if again:
-        run = services.runs.get(runner.name, again)
-        return _form(request, services, runner, _values_of(run), chosen_secrets=run.environment)
+    """Show the form of a notebook, filled in as a run was when one is named; without a notebook, their choice."""
+    wanted = Wanted(example.replace("\0", ""), draft.replace("\0", ""), again.replace("\0", ""))
     examples: ExampleNotebooks = request.app.state.examples
-    names = [found.name for found in examples.all()]
-    first = example if example in names else next(iter(names), UPLOAD)
-    minutes = services.policy.runs.default_max_seconds // SECONDS_PER_MINUTE
-    return _form(request, services, runner, {"notebook": first, "minutes": str(minutes), "key": new_key()})
+    if wanted.example and wanted.example not in [found.name for found in examples.all()]:
+        wanted = Wanted()
+    if not wanted.is_any:
+        return _choice(request)
+    try:
+        chosen = _chosen(request, services, runner, wanted)
+    except NotFoundError as error:
+        if wanted.draft:
+            return _choice(request, wanted.again, error)
+        raise
+    secrets = chosen.repeated.environment if chosen.repeated else ()
+    return _form(request, services, runner, chosen, _first_values(services, chosen), chosen_secrets=secrets)
+
+
+@router.get("/runs/notebook")
+def choose_notebook(request: Request, _runner: RunnerPage, again: str = "") -> Response:
+    """Show the choice of a notebook; `again`: a run whose values its form begins with."""
+    return _choice(request, again.replace("\0", ""))
+
+
+@router.post("/runs/notebook")
+def bring_notebook(request: Request, services: Wired, sent: RunForm) -> Response:
+    """Take the notebook that was chosen, and go on to its form."""
+    again = sent.text("again")
+    example = sent.text("notebook")
+    try:
+        if again:
+            services.runs.get(sent.identity.name, again)
+        if example and example != UPLOAD:
+            examples: ExampleNotebooks = request.app.state.examples
+            examples.notebook(example)
+            return _to_form(request, example=example, again=again)
+        upload = sent.upload("file")
+        if upload is None:
+            raise InvalidInputError("No notebook is chosen.", "Choose an .ipynb file, or one of the examples.")
+        name, content = upload
+        notebook = to_notebook(content, services.policy.runs.notebook_max_bytes)
+        draft = services.drafts.keep(sent.identity.name, name, notebook)
+    except AllocationsError as error:
+        return _choice(request, again, error)
+    return _to_form(request, draft=draft.id, again=again)
 
 
 @router.post("/runs")
-def submit(request: Request, services: Wired, sent: Annotated[Sent, Depends(form_needs(Scope.RUN))]) -> Response:
+def submit(request: Request, services: Wired, sent: RunForm) -> Response:
     """Queue a run; the form's key makes sent twice one run."""
-    values = {name: sent.text(name) for name in FIELDS}
     try:
-        submission = _to_submission(request, services, sent)
-        body: dict[str, Any] = asdict(submission)
-        key = IdempotencyKey.for_request(sent.identity.name, sent.key(), "run", body)
+        chosen = _chosen(
+            request, services, sent.identity, Wanted(sent.text("example"), sent.text("draft"), sent.text("again"))
+        )
+    except AllocationsError as error:
+        return _choice(request, "", error)
+    values = {name: sent.text(name) for name in FIELDS}
+    written = None
+    if sent.text("fields"):
+        written = {name: sent.text(name) for name in sent.fields if name.startswith(PREFIX)}
+    try:
+        submission = _to_submission(services, sent.identity, chosen, values, written, sent.texts("environment"))
+        key = IdempotencyKey.for_request(sent.identity.name, sent.key(), "run", _to_body(submission))
         run = services.runs.submit(submission, key)
     except AllocationsError as error:
         if isinstance(error, IdempotencyConflictError):
             values["key"] = new_key()
-        return _form(request, services, sent.identity, values, error, sent.texts("environment"))
+        secrets = sent.texts("environment")
+        return _form(request, services, sent.identity, chosen, values, written, error, secrets)
     log.info("run queued", extra={"person": run.person, "allocation": run.allocation, "run": run.id})
     return see(request, f"/runs/{run.id}", "queued")
 
 
-def _to_submission(request: Request, services: Wired, sent: Sent) -> Submission:
-    allocation, separator, size = sent.text("choice").partition(SEPARATOR)
+def _chosen(request: Request, services: Wired, runner: Identity, wanted: Wanted) -> Chosen:
+    """Return the notebook that a form is about; NotFoundError for what is not the person's own."""
+    repeated = services.runs.get(runner.name, wanted.again) if wanted.again else None
+    notebook: Mapping[str, Any]
+    if wanted.draft:
+        draft, notebook = services.drafts.get(runner.name, wanted.draft)
+        return Chosen(wanted, draft.name, notebook, draft.source, draft.parameters, repeated)
+    if wanted.example:
+        examples: ExampleNotebooks = request.app.state.examples
+        notebook = examples.notebook(wanted.example)
+        name, source = wanted.example, RunSource(kind=RunSourceKind.EXAMPLE, path=wanted.example)
+    elif repeated is not None:
+        bytes_max = services.policy.runs.notebook_max_bytes
+        notebook = to_notebook(services.runs.read_file(runner.name, repeated.id, INPUT, bytes_max), bytes_max)
+        name, source = repeated.name, repeated.source or RunSource(kind=RunSourceKind.UPLOAD)
+    else:
+        raise InvalidInputError("No notebook is chosen.", "Choose an .ipynb file, or one of the examples.")
+    return Chosen(wanted, name, notebook, source, parameters_of(notebook), repeated)
+
+
+def _to_submission(
+    services: Wired,
+    runner: Identity,
+    chosen: Chosen,
+    values: Mapping[str, str],
+    written: Mapping[str, str] | None,
+    environment: Sequence[str],
+) -> Submission:
+    """Read the whole form; FieldsError with whatever is wrong in any of its fields."""
+    faults: dict[str, str] = {}
+
+    def read(field: str, reading: Callable[[], Any]) -> Any:
+        try:
+            return reading()
+        except FieldsError as error:
+            faults.update(error.faults)
+        except InvalidInputError as error:
+            faults[field] = f"{error.detail} {error.remedy}"
+        return None
+
+    allocation, separator, size = values["choice"].partition(SEPARATOR)
     if not separator:
-        raise InvalidInputError("No size is chosen.", "Choose one on one of your allocations.")
-    name, notebook = _to_notebook(request, services, sent)
+        faults["choice"] = "No size is chosen. Choose one on one of your allocations."
+    retries_max = services.policy.runs.retries_max
+    max_seconds = read("minutes", lambda: to_seconds(values["minutes"], "Maximum minutes"))
+    retries = read("retries", lambda: to_whole_between(values["retries"], "Retries", 0, retries_max))
+    lines = read("parameters", lambda: to_parameters(values["parameters"]))
+    fields = read("parameters", lambda: {} if written is None else read_fields(chosen.parameters, written))
+    if faults:
+        raise FieldsError(faults)
     return Submission(
-        person=sent.identity.name,
+        person=runner.name,
         allocation=allocation,
         size=size,
-        name=name,
-        notebook=notebook,
-        parameters=to_parameters(sent.text("parameters")),
-        image=sent.text("custom_image").strip() or sent.text("image") or None,
-        max_seconds=to_seconds(sent.text("minutes"), "Maximum minutes"),
-        environment=sent.texts("environment"),
+        name=chosen.name,
+        notebook=chosen.notebook,
+        parameters=lines | fields,
+        image=values["custom_image"].strip() or values["image"] or None,
+        max_seconds=max_seconds,
+        retries=retries or 0,
+        source=chosen.source,
+        environment=environment,
     )
 
 
-def _to_notebook(request: Request, services: Wired, sent: Sent) -> tuple[str, Mapping[str, Any]]:
-    choice = sent.text("notebook")
-    bytes_max = services.policy.runs.notebook_max_bytes
-    if choice == AGAIN:
-        run = services.runs.get(sent.identity.name, sent.text("again"))
-        return run.name, to_notebook(services.runs.read_file(run.person, run.id, INPUT, bytes_max), bytes_max)
-    if choice != UPLOAD:
-        examples: ExampleNotebooks = request.app.state.examples
-        return choice, examples.notebook(choice)
-    upload = sent.upload("file")
-    if upload is None:
-        raise InvalidInputError("No notebook is chosen.", "Choose an .ipynb file, or one of the examples.")
-    name, content = upload
-    return name, to_notebook(content, bytes_max)
+def _to_body(submission: Submission) -> dict[str, Any]:
+    """Return what tells one submission from another, under a key."""
+    body = {name: getattr(submission, name) for name in submission.__slots__}
+    return body | {"source": submission.source.model_dump() if submission.source else None}
 
 
-def _values_of(run: RunView) -> dict[str, str]:
-    """Return what the form would have held for a run."""
-    parameters, left_out = to_parameter_lines(run.parameters)
+def _first_values(services: Wired, chosen: Chosen) -> dict[str, str]:
+    """Return what a form begins with: what a run had when one is repeated."""
+    run = chosen.repeated
+    if run is None:
+        minutes = services.policy.runs.default_max_seconds // SECONDS_PER_MINUTE
+        return {"minutes": str(minutes), "retries": "0", "key": new_key()}
+    lines, left_out = ("", list[str]())
+    if not has_fields(chosen.parameters):
+        lines, left_out = to_parameter_lines(run.parameters)
+    else:
+        names = {parameter.name for parameter in chosen.parameters.parameters}
+        left_out = [name for name in run.parameters if name not in names]
     return {
-        "notebook": AGAIN,
-        "again": run.id,
         "choice": f"{run.allocation}{SEPARATOR}{run.size}",
         "image": "" if is_custom(run.image) else run.image,
         "custom_image": run.image if is_custom(run.image) else "",
-        "parameters": parameters,
+        "parameters": lines,
         "left_out": ", ".join(left_out),
         "minutes": str(math.ceil(run.max_seconds / SECONDS_PER_MINUTE)),
+        "retries": str(run.retries),
         "key": new_key(),
     }
+
+
+def _to_form(request: Request, **wanted: str) -> Response:
+    query = urlencode({name: value for name, value in wanted.items() if value})
+    return RedirectResponse(f"{request.app.state.prefix}/runs/new?{query}", 303)
+
+
+def _choice(request: Request, again: str = "", error: AllocationsError | None = None) -> Response:
+    examples: ExampleNotebooks = request.app.state.examples
+    return page(request, "choose_notebook.html", error=error, examples=examples.all(), upload=UPLOAD, again=again)
+
+
+def _faults_of(error: AllocationsError | None) -> Mapping[str, str]:
+    """Return what is wrong by the field, where it is known."""
+    if isinstance(error, FieldsError):
+        return error.faults
+    if isinstance(error, InvalidParametersError):
+        return {f"{PREFIX}{name}": fault for name, fault in error.faults.items()}
+    return {}
 
 
 def _form(
     request: Request,
     services: Wired,
     runner: Identity,
+    chosen: Chosen,
     values: Mapping[str, str],
+    written: Mapping[str, str] | None = None,
     error: AllocationsError | None = None,
     chosen_secrets: Sequence[str] = (),
 ) -> Response:
     options = services.offers.start_options(runner.name, is_server=False)
     default = f"{options.default.allocation}{SEPARATOR}{options.default.size}" if options.default else ""
-    examples: ExampleNotebooks = request.app.state.examples
-    repeated = None
-    if values.get("again"):
-        with suppress(NotFoundError):
-            repeated = services.runs.get(runner.name, values["again"])
     return page(
         request,
         "submission.html",
         error=error,
+        faults=_faults_of(error),
         secrets=services.secrets.list_of(runner.name),
         chosen_secrets=chosen_secrets,
         options=options,
         startable=options.agreement.accepted and any(offer.usable for offer in options.allocations),
-        examples=examples.all(),
-        repeated=repeated,
+        chosen=chosen,
+        fields=fields_of(chosen.parameters, chosen.repeated.parameters if chosen.repeated else {}, written),
+        with_lines=not has_fields(chosen.parameters),
         values={"choice": default, "image": "", "custom_image": "", "parameters": "", "left_out": ""} | dict(values),
         longest_minutes=services.policy.runs.longest_seconds // SECONDS_PER_MINUTE,
+        retries_max=services.policy.runs.retries_max,
         separator=SEPARATOR,
-        upload=UPLOAD,
-        again=AGAIN,
     )

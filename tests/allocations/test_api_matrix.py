@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from tests.allocations.conftest import Bench
 
 NOTEBOOK = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
+PARAMETRIC = NOTEBOOK | {
+    "cells": [{"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "x = 0", "outputs": []}]
+}
 ANSWER = "POST /invitations/{invitation_id}/{answer}"
 TRANSITION = "POST /allocations/{allocation_id}/{transition}"
 FINISH = {"attempt": 1, "outcome": "succeeded", "ended_at": "2027-01-15T08:00:00Z"}
@@ -142,11 +145,11 @@ RULES = {
         (403, 404, 404, 200, 200, 403), {"why": "less", "award": {"credits": 5}}
     ),
     "GET /run-options": Rule(OWN_LIST),
-    "POST /notebook-parameters": Rule((200, 200, 200, 200, 200, 403), {"notebook": NOTEBOOK}),
-    "POST /notebooks": Rule((201, 201, 201, 201, 201, 403), {"name": "a.ipynb", "notebook": NOTEBOOK}),
+    "POST /notebook-parameters": Rule((200, 200, 200, 200, 200, 403), {"notebook": PARAMETRIC}),
+    "POST /notebooks": Rule((201, 201, 201, 201, 201, 403), {"name": "a.ipynb", "notebook": PARAMETRIC}),
     "POST /runs": Rule(
         (201, 201, 404, 404, 404, 403),
-        {"allocation": "{allocation_id}", "size": "small", "name": "a.ipynb", "notebook": NOTEBOOK},
+        {"allocation": "{allocation_id}", "size": "small", "name": "a.ipynb", "notebook": PARAMETRIC},
     ),
     "GET /runs": Rule(OWN_LIST),
     "GET /runs/active": Rule(LEASES, query="?executor=e"),
@@ -174,7 +177,7 @@ RULES = {
             "allocation": "{allocation_id}",
             "size": "small",
             "name": "a.ipynb",
-            "notebook": NOTEBOOK,
+            "notebook": PARAMETRIC,
             "grid": {"x": [1, 2]},
         },
     ),
@@ -267,7 +270,7 @@ class World:
         divide = {"name": "Group", "microcredits": 10, "lead": "ann"}
         child, sibling = (self.call("ann", "POST", f"{at}/suballocations", divide) for _ in range(2))
         ask = {"tier": "research", "title": "Dark stars", "justification": "We look for them."}
-        batch = {"allocation": root, "size": "small", "name": "a.ipynb", "notebook": NOTEBOOK}
+        batch = {"allocation": root, "size": "small", "name": "a.ipynb", "notebook": PARAMETRIC}
         paper = {"identifier": "2015arXiv150303757S", "title": "Dark stars"}
         exception = {"subject_kind": "person", "subject": "ann", "limits": {"gpus": 1}, "reason": "R", "days": 7}
         return {

@@ -194,9 +194,10 @@ def test_4_an_exception_is_a_failed_run_that_names_the_cell(
     page.goto(f"{HOME}runs")
     page.get_by_role("link", name=re.compile("Run a notebook|Submit")).first.click()
     page.set_input_files("input[type=file]", path)
+    page.get_by_role("button", name="Go on to its parameters").click()
     entry = researcher.allocation("entry")["id"]
     page.locator(f'input[type=radio][value*="{entry}"][value*="small"]').check()
-    page.get_by_role("textbox", name="Parameters").fill("n = 5")
+    page.get_by_label("n", exact=True).fill("5")
     page.get_by_role("button", name="Submit the run").click()
     page.wait_for_url(re.compile(r"/runs/r-[0-9a-f]+"))
     expect(page.locator("main")).to_contain_text("bad detector WFI07", timeout=60_000)
@@ -310,6 +311,7 @@ def test_6_axe_finds_nothing_and_nothing_scrolls_sideways_on_a_phone(
         "",
         "runs",
         "runs/new",
+        "runs/new?example=wfi-cutouts.ipynb",
         "requests",
         "requests/new",
         "notices",

@@ -55,11 +55,12 @@ def page(platform: Platform, browser: Browser, researcher: Person) -> Iterator[P
     assert complaints == []
 
 
-def submit(page: Page, path: Path, entry: str, parameters: str = "") -> str:
+def submit(page: Page, path: Path, entry: str, n: int = 1) -> str:
     page.goto(f"{HOME}runs/new")
     page.set_input_files("input[type=file]", path)
+    page.get_by_role("button", name="Go on to its parameters").click()
     page.locator(f'input[name=choice][value="{entry}::small"]').check()
-    page.get_by_role("textbox", name="Parameters").fill(parameters)
+    page.get_by_label("n", exact=True).fill(str(n))
     page.get_by_role("button", name="Submit the run").click()
     page.wait_for_url(AT_RUN)
     return re.search(r"r-[0-9a-f]+", page.url)[0]  # type: ignore[index]
@@ -71,7 +72,7 @@ def test_a_run_is_watched_read_and_run_again_with_another_parameter(
     waits = "import time\nfor step in range(24):\n    print('step', step, flush=True); time.sleep(0.5)"
     path = notebook(tmp_path / "watched.ipynb", "n = 1", waits, RICH, "n + 1")
     entry = researcher.allocation("entry")["id"]
-    submit(page, path, entry, "n = 41")
+    submit(page, path, entry, 41)
 
     # Live, without a reload: the present cell is marked, and the log grows at its end.
     present = page.locator("#cells tr[aria-current=step]")
@@ -95,9 +96,9 @@ def test_a_run_is_watched_read_and_run_again_with_another_parameter(
     expect(page).to_have_title(re.compile("^watched.ipynb"))
 
     page.get_by_role("link", name="Run again with other parameters").click()
-    parameters = page.get_by_role("textbox", name="Parameters")
-    expect(parameters).to_have_value("n = 41")
-    parameters.fill("n = 99")
+    parameter = page.get_by_label("n", exact=True)
+    expect(parameter).to_have_value("41")
+    parameter.fill("99")
     page.get_by_role("button", name="Submit the run").click()
     page.wait_for_url(AT_RUN)
     page.get_by_role("button", name="Cancel the run").click()
@@ -116,7 +117,7 @@ def test_a_kernel_that_dies_is_explained_and_the_way_on_leads_to_the_form(
     expect(page.locator("#cells tbody tr").nth(1)).to_contain_text("failed")
     expect(page.locator("#cells tbody tr").nth(2)).to_contain_text("not reached")
     page.get_by_role("link", name="Run it again with a larger size").click()
-    expect(page.get_by_role("heading", name="Run a notebook again")).to_be_visible()
+    expect(page.get_by_role("heading", name="Run dies.ipynb again")).to_be_visible()
     platform.audit()
 
 
@@ -125,7 +126,7 @@ def test_several_are_ticked_and_cancelled_while_the_list_is_live(
 ) -> None:
     path = notebook(tmp_path / "many.ipynb", "n = 1", "import time; time.sleep(300)")
     entry = researcher.allocation("entry")["id"]
-    runs = [submit(page, path, entry, f"n = {number}") for number in range(3)]
+    runs = [submit(page, path, entry, number) for number in range(3)]
     page.goto(f"{HOME}runs")
     page.get_by_label("State").select_option("waiting or running")
     page.get_by_role("button", name="Show", exact=True).click()

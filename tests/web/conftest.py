@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from dataclasses import dataclass, field
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,46 @@ def taking(*names: str) -> dict[str, Any]:
     source = "\n".join(f"{name} = None" for name in names)
     cell = NOTEBOOK["cells"][0] | {"source": source, "metadata": {"tags": ["parameters"]}}
     return NOTEBOOK | {"cells": [cell]}
+
+
+class _Fields(HTMLParser):
+    """What a browser would send of the forms of a page, boxes and choices as they are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, str] = {}
+        self._text: tuple[str, list[str]] | None = None
+        self._select = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        has = dict(attrs)
+        name, value = has.get("name") or "", has.get("value") or ""
+        is_off = has.get("type") in ("checkbox", "radio") and "checked" not in has
+        if tag == "textarea":
+            self._text = (name, [])
+        elif tag == "select":
+            self._select = name
+        elif tag == "option" and ("selected" in has or self._select not in self.found):
+            self.found[self._select] = value
+        elif tag == "input" and name and not is_off and has.get("type") != "file":
+            self.found[name] = value
+
+    def handle_data(self, data: str) -> None:
+        if self._text:
+            self._text[1].append(data)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == "textarea" and self._text:
+            # A browser leaves out a line break that comes first.
+            self.found[self._text[0]] = "".join(self._text[1]).removeprefix("\n")
+            self._text = None
+
+
+def fields_in(page: str) -> dict[str, str]:
+    """What the fields of a page's forms hold, by name."""
+    parser = _Fields()
+    parser.feed(page[page.index("<main") :])
+    return parser.found
 
 
 class StubIdentities(HubIdentities):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from html import unescape
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,7 +19,9 @@ from allocations.runs.service import Finish
 from tests.web.conftest import NOTEBOOK, START_MS, taking
 
 if TYPE_CHECKING:
-    from tests.web.conftest import Site
+    from httpx2 import Response
+
+    from tests.web.conftest import Browser, Site
 
 HOSTILE = '"><script>alert(1)</script>'
 CREDIT = 1_000_000
@@ -135,7 +138,8 @@ def test_names_titles_and_parameters_of_others_are_text(site: Site) -> None:
         ("ann", "/"),
         ("ann", f"/allocations/{child}"),
         ("lead", f"/allocations/{consortium}"),
-        ("ann", "/runs/new"),
+        ("ann", "/runs/new?example=wfi-cutouts.ipynb"),
+        ("ann", f"/runs/new?again={run}"),
         ("ann", f"/runs/{run}"),
         ("ann", "/requests"),
         ("ann", f"/requests/{request}"),
@@ -305,26 +309,34 @@ def test_nobody_decides_on_their_own_request_or_withdraws_anothers(site: Site) -
 
 
 def submission(entry: str, **changes: str) -> dict[str, str]:
-    return {
-        "notebook": "upload",
-        "choice": f"{entry}::small",
-        "image": "",
-        "parameters": "n = 5\nwhen = 2026-01-01\nflags = [a, 2]\n# a comment\ndeep = true",
-        "minutes": "30",
-        "key": "form-1",
-    } | changes
+    return {"choice": f"{entry}::small", "image": "", "minutes": "30", "retries": "0", "key": "form-1"} | changes
 
 
-def upload(content: bytes | None = None) -> dict[str, tuple[str, bytes, str]]:
+def bring(browser: Browser, content: bytes | None = None, **fields: str) -> Response:
+    """Choose a file of one's own, as the first page of the submission asks for it."""
     content = json.dumps(taking("n", "when", "flags", "deep")).encode() if content is None else content
-    return {"file": ("../../mine.ipynb", content, "application/octet-stream")}
+    files = {"file": ("../../mine.ipynb", content, "application/octet-stream")}
+    return browser.post("/runs/notebook", {"notebook": "upload"} | fields, files=files)
+
+
+def draft_of(response: Response) -> str:
+    found = re.fullmatch(rf"{PREFIX}/runs/new\?draft=(n-[0-9a-f]{{20}})", response.headers["location"])
+    assert found, response.headers["location"]
+    return found[1]
 
 
 def test_a_submission_sent_twice_is_one_run(site: Site) -> None:
     entry = site.accept("ann")
     browser = site.browser("ann")
-    first = browser.post("/runs", submission(entry), files=upload())
-    second = browser.post("/runs", submission(entry), files=upload())
+    brought = bring(browser)
+    assert brought.status_code == 303
+    draft = draft_of(brought)
+    page = browser.get(f"/runs/new?draft={draft}").text
+    assert "mine.ipynb" in page
+    assert len(re.findall(r'name="p-(n|when|flags|deep)"', page)) == 4
+    given = {"fields": "1", "p-n": "5", "p-when": "2026-01-01", "p-flags": '["a", 2]', "p-deep": "true"}
+    first = browser.post("/runs", submission(entry, draft=draft) | given)
+    second = browser.post("/runs", submission(entry, draft=draft) | given)
     assert first.status_code == 303
     assert first.headers["location"] == second.headers["location"]
     (run,) = site.services.runs.list_of("ann")
@@ -338,77 +350,103 @@ def test_a_submission_sent_twice_is_one_run(site: Site) -> None:
 def test_a_form_gone_back_to_and_changed_is_sent_as_new_only_on_purpose(site: Site) -> None:
     entry = site.accept("ann")
     browser = site.browser("ann")
-    browser.post("/runs", submission(entry), files=upload())
-    again = browser.post("/runs", submission(entry, minutes="40"), files=upload())
+    draft = draft_of(bring(browser))
+    browser.post("/runs", submission(entry, draft=draft))
+    again = browser.post("/runs", submission(entry, draft=draft, minutes="40"))
     assert (again.status_code, "was sent before" in again.text) == (409, True)
     (key,) = fields_of(again.text, "key")
     assert key != "form-1"
-    browser.post("/runs", submission(entry, minutes="40", key=key), files=upload())
+    browser.post("/runs", submission(entry, draft=draft, minutes="40", key=key))
     assert len(site.services.runs.list_of("ann")) == 2
 
 
 def test_every_form_rendered_has_a_key_of_its_own(site: Site) -> None:
     site.accept("ann")
-    browser = site.browser("ann")
-    assert fields_of(browser.get("/runs/new").text, "key") != fields_of(browser.get("/runs/new").text, "key")
+    browser, path = site.browser("ann"), "/runs/new?example=wfi-cutouts.ipynb"
+    assert fields_of(browser.get(path).text, "key") != fields_of(browser.get(path).text, "key")
 
 
 def test_an_example_is_run_by_its_name(site: Site) -> None:
     entry = site.accept("ann")
     browser = site.browser("ann")
+    assert 'value="wfi-cutouts.ipynb"' in browser.get("/runs/new").text
+    chosen = browser.post("/runs/notebook", {"notebook": "wfi-cutouts.ipynb"})
+    assert chosen.headers["location"] == f"{PREFIX}/runs/new?example=wfi-cutouts.ipynb"
     page = browser.get("/runs/new?example=wfi-cutouts.ipynb").text
-    assert re.search(r'value="wfi-cutouts\.ipynb" checked', page)
-    assert "n_cutouts = 1000" in page
-    assert browser.post("/runs", submission(entry, notebook="wfi-cutouts.ipynb", parameters="")).status_code == 303
-    assert site.services.runs.list_of("ann")[0].name == "wfi-cutouts.ipynb"
-    response = browser.post("/runs", submission(entry, notebook="../pyproject.toml", key="f2"))
-    assert (response.status_code, "There is no example" in response.text) == (422, True)
+    assert re.search(r'name="p-n_cutouts" type="number" step="1" value="1000"', page)
+    assert browser.post("/runs", submission(entry, example="wfi-cutouts.ipynb")).status_code == 303
+    (run,) = site.services.runs.list_of("ann")
+    assert (run.name, run.source and run.source.kind) == ("wfi-cutouts.ipynb", "example")
+    for response in (
+        browser.post("/runs", submission(entry, example="../pyproject.toml", key="f2")),
+        browser.post("/runs/notebook", {"notebook": "../pyproject.toml"}),
+    ):
+        assert (response.status_code, "There is no example" in response.text) == (422, True)
+    assert "Go on to its parameters" in browser.get("/runs/new?example=nothing.ipynb").text
 
 
 def test_sizes_that_cannot_be_had_are_disabled_with_their_reason(site: Site) -> None:
     entry = site.accept("ann")
-    page = site.browser("ann").get("/runs/new").text
+    page = site.browser("ann").get("/runs/new?example=wfi-cutouts.ipynb").text
     large = page[page.index(f'value="{entry}::large"') :]
     assert " disabled" in large[: large.index(">")]
     assert "above the largest of the Entry tier" in large[: large.index("</div>")]
 
 
 @pytest.mark.parametrize(
-    ("changes", "content", "says"),
+    ("changes", "says"),
     [
-        ({"choice": ""}, None, "No size is chosen"),
-        ({"minutes": "0"}, None, "Maximum minutes: must be at least 1"),
-        ({"minutes": "99999"}, None, "The maximum time must lie between"),
-        ({"parameters": "x 5"}, None, "Parameters, line 1: is not of the form"),
-        ({"parameters": "a = 1\na = 2"}, None, "Parameters, line 2: gives a again"),
-        ({"parameters": "x = {a: 1}"}, None, "Parameters, line 1: has a value"),
-        ({"parameters": "x = .inf"}, None, "not a finite number"),
-        ({"parameters": "x = " + "[" * 1500}, None, "has a value that cannot be read"),
-        ({"parameters": "x = !!python/object/apply:os.system [ls]"}, None, "has a value that cannot be read"),
-        ({}, b"not json", "Notebook: is not an .ipynb file"),
-        ({}, b"[1]", "Notebook: is not an .ipynb file"),
-        ({}, b"[" * 100_000, "Notebook: is not an .ipynb file"),
-        ({}, b'{"nbformat": 3}', "not a notebook of format 4"),
-        ({}, b"", "Notebook: is not an .ipynb file"),
-        ({"choice": "a-00000000000000000000::small"}, None, "There is no allocation"),
+        ({"choice": ""}, "No size is chosen"),
+        ({"minutes": "0"}, "Maximum minutes: must be at least 1"),
+        ({"minutes": "99999"}, "The maximum time must lie between"),
+        ({"retries": "9"}, "Retries: must lie between 0 and 5"),
+        ({"parameters": "x 5"}, "Parameters, line 1: is not of the form"),
+        ({"parameters": "a = 1\na = 2"}, "Parameters, line 2: gives a again"),
+        ({"parameters": "x = {a: 1}"}, "Parameters, line 1: has a value"),
+        ({"parameters": "x = .inf"}, "not a finite number"),
+        ({"parameters": "x = " + "[" * 1500}, "has a value that cannot be read"),
+        ({"parameters": "x = !!python/object/apply:os.system [ls]"}, "has a value that cannot be read"),
+        ({"parameters": "unknown = 5"}, "The notebook has no parameter unknown"),
+        ({"choice": "a-00000000000000000000::small"}, "There is no allocation"),
     ],
 )
-def test_a_submission_that_cannot_be_says_why_and_keeps_the_form(site, changes, content, says) -> None:
+def test_a_submission_that_cannot_be_says_why_and_keeps_the_form(
+    site: Site, changes: dict[str, str], says: str
+) -> None:
     entry = site.accept("ann")
-    fields = submission(entry, **changes)
-    response = site.browser("ann").post("/runs", fields, files=upload(content))
+    browser = site.browser("ann")
+    fields = submission(entry, draft=draft_of(bring(browser)), **{"fields": "1", "p-n": "kept"} | changes)
+    response = browser.post("/runs", fields)
     assert 400 <= response.status_code < 500
-    assert says in response.text
-    assert f">{fields['parameters']}</textarea>" in response.text.replace("&#39;", "'")
+    assert says in unescape(response.text)
+    assert re.search(r'name="p-n" value="kept"', response.text)
     assert f'value="{fields["minutes"]}"' in response.text
-    assert "Choose the file again" in response.text
     assert site.services.runs.list_of("ann") == []
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"not json", "Notebook: is not an .ipynb file"),
+        (b"[1]", "Notebook: is not an .ipynb file"),
+        (b"[" * 100_000, "Notebook: is not an .ipynb file"),
+        (b'{"nbformat": 3}', "not a notebook of format 4"),
+        (b"", "Notebook: is not an .ipynb file"),
+    ],
+)
+def test_a_file_that_is_no_notebook_is_refused_at_once(site: Site, content: bytes, says: str) -> None:
+    site.accept("ann")
+    response = bring(site.browser("ann"), content)
+    assert response.status_code == 422
+    assert says in response.text
+    assert "Choose the file again" in response.text
 
 
 def test_no_file_chosen_is_said(site: Site) -> None:
     entry = site.accept("ann")
-    response = site.browser("ann").post("/runs", submission(entry))
-    assert (response.status_code, "No notebook is chosen" in response.text) == (422, True)
+    browser = site.browser("ann")
+    for response in (browser.post("/runs/notebook", {"notebook": "upload"}), browser.post("/runs", submission(entry))):
+        assert (response.status_code, "No notebook is chosen" in response.text) == (422, True)
 
 
 def start(site: Site, run: str) -> None:

@@ -84,7 +84,7 @@ def test_a_person_is_suspended_reads_why_and_is_let_go(site: Site, known: str) -
     assert "person?name=bob" not in admin.get("/admin/people?only=suspended").text
     assert "The reason: Mining." in site.browser("ann").get("/notices").text
     refused = site.browser("ann").post(
-        "/runs/new", {"choice": f"{known}::small", "image": "", "minutes": "10", "notebook": "", "parameters": ""}
+        "/runs", {"choice": f"{known}::small", "image": "", "minutes": "10", "example": "wfi-cutouts.ipynb", "key": "k"}
     )
     assert refused.status_code >= 400
     again = admin.post("/admin/people/suspend", SUSPEND)

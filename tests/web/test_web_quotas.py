@@ -128,8 +128,8 @@ def test_home_and_denials_lead_to_the_limits(site: Site) -> None:
     entry = site.accept("ann")
     assert f'href="{PREFIX}/quota#{entry}"' in site.browser("ann").get("/").text
     browser = site.browser("ann")
-    fields = {"choice": f"{entry}::xlarge", "minutes": "10", "notebook": "wfi-cutouts.ipynb", "key": "k"}
-    response = browser.post("/runs", fields)
+    fields = {"choice": f"{entry}::xlarge", "minutes": "10", "retries": "0", "key": "k"}
+    response = browser.post("/runs", fields | {"example": "wfi-cutouts.ipynb"})
     assert response.status_code == 403
     assert f'href="{PREFIX}/quota"' in response.text.partition("<main")[2]
     refused = browser.post("/agreement", {"version": "older"})

@@ -15,14 +15,14 @@ from hypothesis import strategies as st
 from allocations.app import PREFIX
 from allocations.clock import to_rfc3339
 from allocations.lifecycle.authority import Actor
-from allocations.runs.models import Outcome, RunError, RunState
+from allocations.runs.models import Outcome, RunError, RunSource, RunSourceKind, RunState
 from allocations.runs.service import Finish
 from allocations.web.formats import to_last_lines, without_ansi
 from allocations.web.forms import to_parameter_lines, to_parameters
 from allocations.web.notebook_contents import RICH_TEXTS_LENGTH_MAX, TEXT_LENGTH_MAX, TEXTS_LENGTH_MAX
 from allocations.web.notebooks import NOTEBOOK_POLICY
 from allocations.web.run_list import RUNS_PAGE
-from tests.web.conftest import NOTEBOOK, START_MS, taking
+from tests.web.conftest import NOTEBOOK, START_MS, fields_in, taking
 
 if TYPE_CHECKING:
     from tests.web.conftest import Site
@@ -266,30 +266,45 @@ def test_a_run_that_is_refused_when_its_turn_comes_says_so(site: Site) -> None:
 def test_a_run_is_submitted_again_as_it_was_with_other_parameters(site: Site) -> None:
     entry = site.accept("ann")
     parameters = {"n": 5, "label": "a = b # c", "when": "2026-01-01", "scale": 1e-7, "flags": ["x", 2.0, None]}
-    run = site.submit_run("ann", entry, taking(*parameters), parameters=parameters, max_seconds=1830)
+    source = RunSource(kind=RunSourceKind.HOME, path="n/mine.ipynb")
+    run = site.submit_run(
+        "ann", entry, taking(*parameters), parameters=parameters, max_seconds=1830, retries=2, source=source
+    )
     browser = site.browser("ann")
     page = browser.get(f"/runs/new?again={run}").text
-    assert re.search(r'name="notebook" value="again" checked', page)
     assert re.search(rf'value="{entry}::small"[^>]* checked', page)
     assert 'value="31"' in page
-    written = re.search(r"<textarea[^>]*>(.*?)</textarea>", page, re.DOTALL)
-    assert written
-    lines = unescape(written[1])
-    assert to_parameters(lines) == parameters
-    (key,) = re.findall(r'name="key" value="([^"]*)"', page)
-    fields = {"notebook": "again", "again": run, "choice": f"{entry}::small", "image": "", "minutes": "31", "key": key}
+    fields = fields_in(page)
+    assert fields["p-n"] == "5"
+    assert fields["retries"] == "2"
     site.clock.at_ms += 1
-    sent = browser.post("/runs", fields | {"parameters": lines.replace("n = 5", "n = 6")})
-    assert sent.status_code == 303
+    sent = browser.post("/runs", fields | {"p-n": "6", "choice": f"{entry}::small"})
+    assert sent.status_code == 303, sent.text
     newest = site.services.runs.list_of("ann")[0]
     assert (newest.name, newest.parameters, newest.max_seconds) == ("mine.ipynb", parameters | {"n": 6}, 1860)
+    assert (newest.source, newest.retries) == (source, 2)
     assert site.services.runs.read_file("ann", newest.id, "input.ipynb") == site.services.runs.read_file(
         "ann", run, "input.ipynb"
     )
 
 
-def test_a_value_that_the_form_cannot_hold_is_named(site: Site) -> None:
+def test_a_mended_notebook_is_run_with_the_values_of_another_run(site: Site) -> None:
     run = site.queue_run("ann", site.accept("ann"), deep={"a": 1}, n=2)
+    browser = site.browser("ann")
+    page = browser.get(f"/runs/new?again={run}").text
+    assert f'href="{PREFIX}/runs/notebook?again={run}"' in page
+    assert f'name="again" value="{run}"' in browser.get(f"/runs/notebook?again={run}").text
+    files = {"file": ("mended.ipynb", json.dumps(taking("n", "m")).encode(), "application/octet-stream")}
+    brought = browser.post("/runs/notebook", {"notebook": "upload", "again": run}, files=files)
+    page = browser.http.get(brought.headers["location"]).text
+    assert "Run mended.ipynb" in page
+    assert "cannot hold what the run had as deep" in page
+    assert fields_in(page)["p-n"] == "2"
+
+
+def test_parameters_of_another_language_are_asked_for_as_lines(site: Site) -> None:
+    book = taking("n") | {"metadata": {"kernelspec": {"language": "R", "name": "ir"}}}
+    run = site.submit_run("ann", site.accept("ann"), book, parameters={"n": 2, "deep": {"a": 1}})
     page = site.browser("ann").get(f"/runs/new?again={run}").text
     assert "cannot hold what the run had as deep" in page
     assert ">n = 2</textarea>" in page
@@ -297,12 +312,18 @@ def test_a_value_that_the_form_cannot_hold_is_named(site: Site) -> None:
 
 def test_nobody_runs_the_notebook_of_another(site: Site) -> None:
     run, entry = site.queue_run("ann", site.accept("ann")), site.accept("bob")
+    draft = site.services.drafts.keep("ann", "mine.ipynb", NOTEBOOK).id
     browser = site.browser("bob")
     assert browser.get(f"/runs/new?again={run}").status_code == 404
-    fields = {"notebook": "again", "again": run, "choice": f"{entry}::small", "image": "", "minutes": "5", "key": "k"}
-    response = browser.post("/runs", fields | {"parameters": ""})
-    assert response.status_code == 404
-    assert "mine.ipynb" not in response.text
+    assert browser.get(f"/runs/new?draft={draft}").status_code == 404
+    form = {"choice": f"{entry}::small", "image": "", "minutes": "5", "retries": "0", "key": "k"}
+    for field, value in (("again", run), ("draft", draft)):
+        response = browser.post("/runs", form | {field: value})
+        assert response.status_code == 404
+        assert "mine.ipynb" not in response.text
+        files = {"file": ("a.ipynb", json.dumps(NOTEBOOK).encode(), "text/plain")}
+        if field == "again":
+            assert browser.post("/runs/notebook", {"again": run, "notebook": "upload"}, files=files).status_code == 404
     assert site.services.runs.list_of("bob") == []
 
 
@@ -599,12 +620,12 @@ def test_the_form_gives_a_run_the_secrets_that_are_ticked(site: Site) -> None:
     entry, browser = site.accept("ann"), site.browser("ann")
     for name in ("FIRST", "SECOND"):
         site.services.secrets.put("ann", name, "s3cret")
-    page = browser.get("/runs/new").text
+    page = browser.get("/runs/new?example=wfi-cutouts.ipynb").text
     assert re.findall(r'name="environment" value="([^"]*)"( checked)?', page) == [("FIRST", ""), ("SECOND", "")]
     run = site.submit_run("ann", entry, NOTEBOOK, environment=["SECOND"])
     page = browser.get(f"/runs/new?again={run}").text
     assert re.findall(r'name="environment" value="([^"]*)"( checked)?', page) == [("FIRST", ""), ("SECOND", " checked")]
-    fields = {"notebook": "again", "again": run, "choice": f"{entry}::small", "minutes": "1", "key": "k"}
+    fields = {"again": run, "choice": f"{entry}::small", "minutes": "1", "retries": "0", "key": "k"}
     assert browser.post("/runs", fields | {"environment": "FIRST"}).status_code == 303
     assert sorted(one.environment for one in site.services.runs.list_of("ann")) == [["FIRST"], ["SECOND"]]
     missing = browser.post("/runs", fields | {"environment": "GONE", "key": "l"})

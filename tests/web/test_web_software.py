@@ -57,7 +57,7 @@ def test_without_containers_the_page_says_that_images_make_no_difference(site: S
 
 def test_the_form_of_runs_offers_versions_and_queues_the_one_chosen(site: Site) -> None:
     entry, browser = site.accept("ann"), site.browser("ann")
-    form = browser.get("/runs/new").text
+    form = browser.get("/runs/new?example=wfi-cutouts.ipynb").text
     assert re.findall(r'<option value="([^"]*)"( selected)?', form) == [
         ("base", " selected"),
         ("base:w03", ""),
@@ -73,12 +73,11 @@ def test_the_form_of_runs_offers_versions_and_queues_the_one_chosen(site: Site) 
 def test_an_image_of_ones_own_is_submitted_and_a_denial_keeps_what_was_typed(site: Site) -> None:
     site.accept("lead")
     deep, browser = site.open("consortium", "Deep fields", "lead"), site.browser("lead")
-    form = browser.get("/runs/new").text
+    form = browser.get("/runs/new?example=wfi-cutouts.ipynb").text
     key = re.search(r'name="key" value="([^"]+)"', form)
-    example = re.search(r'name="notebook" value="([^"]+)"', form)
     assert key
-    assert example
-    fields = {"notebook": example[1], "choice": f"{deep}::small", "image": "", "minutes": "5", "key": key[1]}
+    fields = {"example": "wfi-cutouts.ipynb", "choice": f"{deep}::small", "image": "", "minutes": "5"}
+    fields |= {"retries": "0", "key": key[1]}
     refused = browser.post("/runs", fields | {"parameters": "", "custom_image": "other.example.org/lab:1"})
     assert refused.status_code == 403
     assert "may not come from this registry" in refused.text

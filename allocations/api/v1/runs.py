@@ -28,18 +28,21 @@ log = logging.getLogger(__name__)
 router = APIRouter(tags=["runs"])
 NOTEBOOK = "application/x-ipynb+json"
 NOTEBOOK_EXAMPLE = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
-WITH_PARAMETERS = NOTEBOOK_EXAMPLE | {
-    "cells": [
-        {
-            "cell_type": "code",
-            "execution_count": None,
-            "id": "defaults",
-            "metadata": {"tags": ["parameters"]},
-            "outputs": [],
-            "source": 'field = "m31"  # which field',
-        }
-    ]
-}
+
+
+def parameters_cell(source: str) -> dict[str, Any]:
+    """Return a cell that holds the defaults of parameters, for examples."""
+    return {
+        "cell_type": "code",
+        "execution_count": None,
+        "id": "defaults",
+        "metadata": {"tags": ["parameters"]},
+        "outputs": [],
+        "source": source,
+    }
+
+
+WITH_PARAMETERS = NOTEBOOK_EXAMPLE | {"cells": [parameters_cell('field = "m31"  # which field')]}
 NOTEBOOK_SHAPE = {"type": "object", "description": "A notebook of format 4"}
 # As large as the database's columns hold; far more cells or attempts than any run has.
 Count = Annotated[int, Field(ge=0, lt=2**31)]

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from allocations.api.v1.common import Body, IdempotencyHeader, Runner, Wired, example
-from allocations.api.v1.runs import NOTEBOOK_EXAMPLE
+from allocations.api.v1.runs import NOTEBOOK_EXAMPLE, parameters_cell
 from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import InvalidInputError, NotAMemberError, UnknownAllocationError
 from allocations.leases.views import View
@@ -43,7 +43,7 @@ class SubmitSweepBody(Body):
         allocation="a-12345678",
         size="small",
         name="detector.ipynb",
-        notebook=NOTEBOOK_EXAMPLE,
+        notebook=NOTEBOOK_EXAMPLE | {"cells": [parameters_cell('field = "m31"\ndetector = 1\nfilter = "F158"')]},
         parameters={"field": "m31"},
         grid={"detector": [1, 2, 3], "filter": ["F158", "F184"]},
         max_seconds=900,

@@ -144,18 +144,22 @@
   function showMaximumCost() {
     const output = document.getElementById("maximum-cost");
     const minutes = document.getElementById("minutes");
+    const retries = document.getElementById("retries");
     if (!output) return;
     const otherwise = output.textContent;
     const number = new Intl.NumberFormat(undefined, { maximumFractionDigits: 2, minimumFractionDigits: 2 });
     const show = () => {
       const size = document.querySelector("input[name=choice]:checked");
-      const cost = size ? (size.dataset.microcreditsPerHour / 1e6) * (minutes.value / 60) : 0;
+      const cost = size ? (size.dataset.microcreditsPerHour / 1e6) * (minutes.value / 60) * (1 + Number(retries.value)) : 0;
       output.textContent = cost > 0 ? `${number.format(Math.ceil(cost * 100) / 100)} credits` : otherwise;
     };
     minutes.form.addEventListener("input", show);
     show();
+  }
+
+  function chooseByFile() {
     const file = document.querySelector("input[data-chooses]");
-    file.addEventListener("change", () => {
+    file?.addEventListener("change", () => {
       document.querySelector(`input[name=notebook][value=${file.dataset.chooses}]`).checked = true;
     });
   }
@@ -201,5 +205,6 @@
   followLiveParts();
   sendOnce();
   showMaximumCost();
+  chooseByFile();
   moveByDragging();
 })();
