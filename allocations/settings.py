@@ -41,6 +41,11 @@ class Settings:
     images: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def has_shipped_policies(self) -> bool:
+        """Say whether the policy is the one that comes with the software."""
+        return self.policies == ROOT / "policies"
+
+    @property
     def runs_containers(self) -> bool:
         """Say whether servers and runs are containers, of images that can be chosen."""
         return self.mode == "kubernetes"
