@@ -636,7 +636,7 @@ def services_from(settings: Settings) -> Services:
     """Wire the services as the environment says."""
     policy = with_idle_seconds(load_policy(settings.policies), settings.idle_seconds)
     if settings.runs_containers:
-        policy = with_references(policy, settings.images)
+        policy = with_references(policy, settings.images, is_shipped=settings.has_shipped_policies)
     return make_services(
         Database(settings.database_url),
         policy,

@@ -42,6 +42,11 @@ class Settings:
     secret_keys: tuple[str, ...] = field(default=(), repr=False)
 
     @property
+    def has_shipped_policies(self) -> bool:
+        """Say whether the policy is the one that comes with the software."""
+        return self.policies == ROOT / "policies"
+
+    @property
     def runs_containers(self) -> bool:
         """Say whether servers and runs are containers, of images that can be chosen."""
         return self.mode == "kubernetes"

@@ -174,7 +174,9 @@ def _require_custom(policy: Policy, recorded: str, tier: Tier, *, runs_container
     if custom is None or not tier.custom_images:
         having = ", ".join(one.title for one in policy.tiers if custom and one.custom_images)
         raise ImageNotAllowedError(
-            f"The {tier.title} tier does not allow images of your own.",
+            "Images of your own cannot be started here."
+            if custom is None
+            else f"The {tier.title} tier does not allow images of your own.",
             "Choose an image of the catalogue" + (f", or an allocation of the tier {having}." if having else "."),
             SOFTWARE_URL,
         )

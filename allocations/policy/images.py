@@ -189,26 +189,24 @@ def require_startable_recommendations(images: Sequence[Image], today: date) -> N
         raise PolicyError("\n".join(found), "Recommend another version, or let this one end later.")
 
 
-def with_references(policy: Policy, configured: Mapping[str, str]) -> Policy:
+def with_references(policy: Policy, configured: Mapping[str, str], *, is_shipped: bool = False) -> Policy:
     """Fill in the container images that the policy leaves to the installation; leave out what then has none.
 
-    `configured` has, by an image's name, where its container image is: for a version, with the version's own tag in
-    place of that. The default image stays in any case: without a reference it is the one that the hub starts.
+    `configured` has, by an image's name, where its container image is. A version takes its own tag in place of that
+    one's, but for the recommended versions of the shipped policy (`is_shipped`), which know nothing of an installation
+    that tags its images otherwise. The default image stays in any case: without a reference it is the hub's own.
     """
     images = []
     for image in policy.images:
         place = configured.get(image.name)
-        versions = tuple(
-            version.model_copy(update={"reference": version.reference or _tagged(place, version.tag)})
-            for version in image.versions
-        )
-        reference = image.reference or (None if versions else place)
-        kept = tuple(
-            version
-            for version in versions
-            if version.reference or (image.default and version.channel is Channel.RECOMMENDED)
-        )
-        filled = image.model_copy(update={"versions": kept, "reference": reference})
+        versions = []
+        for version in image.versions:
+            is_recommended = version.channel is Channel.RECOMMENDED
+            found = version.reference or (place if is_shipped and is_recommended else _tagged(place, version.tag))
+            if found or (image.default and is_recommended):
+                versions.append(version.model_copy(update={"reference": found}))
+        reference = image.reference or (None if image.versions else place)
+        filled = image.model_copy(update={"versions": tuple(versions), "reference": reference})
         if image.default or reference or filled.recommended:
             images.append(filled)
     return policy.model_copy(update={"images": tuple(images)})

@@ -39,6 +39,43 @@ labels:
 {{ (index . 1).name }}:{{ (index . 1).tag | default (index . 0).Chart.AppVersion }}
 {{- end }}
 
+{{/* Where the images of the policy's catalogue are, by their names, as JSON. */}}
+{{- define "meridian.catalogue" -}}
+{{- $root := . }}
+{{- $places := dict }}
+{{- if .Values.hub.enabled }}{{ $_ := set $places "base" (include "meridian.image" (list . .Values.singleuser.image)) }}{{ end }}
+{{- range $name, $image := .Values.singleuser.images }}
+{{- $_ := set $places $name (include "meridian.image" (list $root $image)) }}
+{{- end }}
+{{- toJson $places }}
+{{- end }}
+
+{{/* The container images that are recommended, by the names of the images, as JSON: those of the values' own catalogue,
+     else the shipped one's, whose recommended versions are where the values say. */}}
+{{- define "meridian.recommended" -}}
+{{- $places := include "meridian.catalogue" . | fromJson }}
+{{- $found := dict }}
+{{- $own := index .Values.allocations.policies "images.yaml" }}
+{{- if $own }}
+{{- range $image := (fromYaml $own).images }}
+{{- $reference := $image.reference | default (get $places $image.name) }}
+{{- range $image.versions }}
+{{- if eq .channel "recommended" }}
+{{- $place := get $places $image.name | regexFind "^.*/[^:/@]*|^[^:/@]*" }}
+{{- $reference = .reference | default (ternary (printf "%s:%v" $place .tag) "" (ne $place "")) }}
+{{- end }}
+{{- end }}
+{{- if $reference }}{{ $_ := set $found $image.name $reference }}{{ end }}
+{{- end }}
+{{- else }}
+{{- $found = $places }}
+{{- end }}
+{{- range $name, $image := .Values.singleuser.images }}
+{{- if not (dig "prePull" true $image) }}{{ $_ := unset $found $name }}{{ end }}
+{{- end }}
+{{- toJson $found }}
+{{- end }}
+
 {{/* What every pod of ours has: (list $ "hub" .Values.hub uid token?) */}}
 {{- define "meridian.pod" -}}
 {{- $root := index . 0 }}{{ $component := index . 1 }}{{ $values := index . 2 }}{{ $uid := index . 3 }}
@@ -151,6 +188,7 @@ securityContext:
 {{- with .Values.cull.timeout }}
 - {name: MERIDIAN_IDLE_SECONDS, value: {{ toJson . | quote }}}
 {{- end }}
+- {name: MERIDIAN_IMAGES, value: {{ include "meridian.catalogue" . | quote }}}
 {{ include "meridian.databaseEnv" . }}
 {{- end }}
 

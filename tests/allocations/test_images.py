@@ -21,7 +21,7 @@ from allocations.errors import (
     UnknownImageError,
 )
 from allocations.factory import make_services
-from allocations.leases.images import choose, reference_of
+from allocations.leases.images import choose, offers_custom_images, reference_of, require_image
 from allocations.leases.models import LeaseKind, LeaseRequest
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import OverrideLimits, OverrideSubject
@@ -270,14 +270,19 @@ def test_the_catalogue_shows_what_has_ended_too(bench: Bench) -> None:
 
 def test_an_installation_names_the_container_images_that_the_policy_leaves_open() -> None:
     policy = with_references(policy_of_tests(), {"base": "localhost:5000/our/lab:9"})
-    base = policy.image("base")
-    assert base.version("w03").reference == "localhost:5000/our/lab:w03"
-    assert base.version("2027.01").reference == "r.example.org/lab:2027.01", "the policy's own comes first"
+    of_base = policy.image("base")
+    assert of_base.version("w03").reference == "localhost:5000/our/lab:w03"
+    assert of_base.version("2027.01").reference == "r.example.org/lab:2027.01", "the policy's own comes first"
     # Without names for them: what the policy itself names is left, and of others nothing that could not start.
     bare = with_catalogue([CATALOGUE[0], {"name": "pipeline", "title": "Roman pipeline"}])
     left = with_references(bare, {})
     assert [(image.name, [one.tag for one in image.versions]) for image in left.images] == [("base", ["2027.01"])]
     assert with_references(bare, {"pipeline": "r/p:1"}).image("pipeline").reference == "r/p:1"
+    # The shipped catalogue knows nothing of how an installation tags what it has built.
+    shipped = with_references(
+        with_catalogue([base(GOOD, version("0", "pinned"))]), {"base": "r/lab:9"}, is_shipped=True
+    )
+    assert [one.reference for one in shipped.image("base").versions] == ["r/lab:9", "r/lab:0"]
     assert reference_of(left, "base") == "r.example.org/lab:2027.01"
     assert reference_of(left, "base:w03") is None
     assert reference_of(left, OWN) == OWN
@@ -343,10 +348,16 @@ def test_an_allow_list_that_is_none_is_refused(policies: Path, registries: list[
         load_policy(policies)
 
 
-def test_a_tier_with_images_of_its_own_needs_an_allow_list(policies: Path) -> None:
+def test_without_an_allow_list_no_tier_has_images_of_its_own(policies: Path) -> None:
     (policies / "images.yaml").write_text(yaml.safe_dump({"images": [base(GOOD)]}))
-    with pytest.raises(PolicyError, match="'consortium' has custom_images"):
-        load_policy(policies)
+    policy = load_policy(policies)
+    tier = policy.tier("consortium")
+    assert tier.custom_images
+    chosen = choose(policy, OWN, policy.size("small"))
+    with pytest.raises(ImageNotAllowedError) as denied:
+        require_image(policy, chosen, tier, policy.size("small"), date(2027, 1, 1), runs_containers=True)
+    assert denied.value.remedy == "Choose an image of the catalogue."
+    assert not offers_custom_images(policy, tier, runs_containers=True)
 
 
 def test_the_check_finds_a_recommendation_that_has_ended_by_a_day(policies: Path) -> None:

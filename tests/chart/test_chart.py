@@ -80,6 +80,8 @@ def test_helm_finds_nothing_to_complain_of(values: dict[str, Any], version: str)
     [
         ("hubs", {}),
         ("hub.confg", {}),
+        ("singleuser.images", {"base": {"tag": "1"}}),
+        ("singleuser.images.base", {"name": "x", "prepull": True}),
         ("hub.image.name", ""),
         ("hub.image", {"name": "x", "tga": "1"}),
         ("hub.db.type", "postgress"),
@@ -456,3 +458,57 @@ def test_no_value_is_without_effect() -> None:
         return set(values).union(*inner)
 
     assert names(yaml.safe_load((CHART / "values.yaml").read_text())) - named == set()
+
+
+CATALOGUE = """
+images:
+  - {name: base, title: Base, default: true, versions: [
+      {tag: 2027.02-a, channel: recommended, released: 2027-02-01},
+      {tag: w07, channel: weekly, released: 2027-02-14}]}
+  - {name: pipeline, title: Pipeline, versions: [
+      {tag: "3", channel: recommended, released: 2027-02-01},
+      {tag: "2", channel: pinned, released: 2026-02-01, reference: "r.example.org/old:2"}]}
+  - {name: other, title: Other, reference: "r.example.org/other:1"}
+  - {name: gpu, title: GPU, versions: [{tag: "3", channel: recommended, released: 2027-02-01}]}
+  - {name: nowhere, title: Nowhere, versions: [{tag: "1", channel: recommended, released: 2027-02-01}]}
+"""
+IMAGES = {
+    "image": {"name": "localhost:5000/lab", "tag": "9"},
+    "images": {"pipeline": {"name": "r.example.org/pipeline"}, "gpu": {"name": "r.example.org/gpu", "prePull": False}},
+}
+
+
+def pulled(manifests: list[dict[str, Any]]) -> dict[str, str]:
+    """What every node fetches before anybody asks for it, by the names of the images."""
+    spec = pod_specs(manifests)[f"{FULL_NAME}-image-puller"]
+    return {one["name"]: one["image"] for one in spec["initContainers"]}
+
+
+def test_every_node_has_what_the_catalogue_recommends_and_nothing_else() -> None:
+    own = {"singleuser": IMAGES, "allocations": {"policies": {"images.yaml": CATALOGUE}}}
+    assert pulled(render(EXTERNAL | own)) == {
+        "singleuser": "localhost:5000/lab:9",
+        "base": "localhost:5000/lab:2027.02-a",
+        "pipeline": "r.example.org/pipeline:3",
+        "other": "r.example.org/other:1",
+    }
+
+
+def test_of_the_shipped_catalogue_every_node_has_what_the_values_name() -> None:
+    assert pulled(render(EXTERNAL | {"singleuser": IMAGES})) == {
+        "singleuser": "localhost:5000/lab:9",
+        "pipeline": "r.example.org/pipeline:0.1.0",
+    }
+    assert pulled(render(EXTERNAL)) == {"singleuser": "meridian-lab:0.1.0"}
+
+
+def test_the_service_is_told_where_the_images_of_the_catalogue_are() -> None:
+    manifests = render(EXTERNAL | {"singleuser": IMAGES})
+    for component in ("allocations", "worker"):
+        (container,) = pod_specs(manifests)[f"{FULL_NAME}-{component}"]["containers"]
+        (variable,) = [one for one in container["env"] if one["name"] == "MERIDIAN_IMAGES"]
+        assert json.loads(variable["value"]) == {
+            "base": "localhost:5000/lab:9",
+            "pipeline": "r.example.org/pipeline:0.1.0",
+            "gpu": "r.example.org/gpu:0.1.0",
+        }
