@@ -66,6 +66,10 @@ from allocations.reports.service import ReportService
 from allocations.reports.storage import StorageReportService
 from allocations.runs.chains import ChainService, ChainStore
 from allocations.runs.files import RunFiles
+from allocations.runs.schedule_duty import ScheduleDuty
+from allocations.runs.schedule_store import ScheduleStore
+from allocations.runs.schedule_views import ScheduleViewBuilder
+from allocations.runs.schedules import ScheduleService
 from allocations.runs.service import RunService
 from allocations.runs.store import RunStore
 from allocations.storage.access import AreaAccess
@@ -127,6 +131,8 @@ class Services:
     reviewers: ReviewerService
     runs: RunService
     chains: ChainService
+    schedules: ScheduleService
+    schedule_duty: ScheduleDuty
     reports: ReportService
     platform_reports: PlatformReportService
     storage_reports: StorageReportService
@@ -237,6 +243,31 @@ def make_services(
         invitations=invitations,
         authority=authority,
     )
+    run_files, schedule_store = RunFiles(run_store), ScheduleStore()
+    run_service = RunService(
+        database=database,
+        clock=clock,
+        new_id=new_id,
+        policy=policy,
+        leases=leases,
+        lease_store=lease_store,
+        allocations=allocations,
+        authority=authority,
+        runs=runs,
+        chains=chains,
+        schedules=schedule_store,
+        files=run_files,
+    )
+    schedules = ScheduleService(
+        database=database,
+        clock=clock,
+        new_id=new_id,
+        policy=policy,
+        runs=run_service,
+        schedules=schedule_store,
+        files=run_files,
+        shown=ScheduleViewBuilder(clock=clock, allocations=allocations, schedules=schedule_store),
+    )
     return Services(
         database=database,
         clock=clock,
@@ -334,20 +365,18 @@ def make_services(
             ),
         ),
         reviewers=ReviewerService(database=database, clock=clock, reviewers=reviewers),
-        runs=RunService(
+        runs=run_service,
+        chains=ChainService(database=database, clock=clock, chains=chains),
+        schedules=schedules,
+        schedule_duty=ScheduleDuty(
             database=database,
             clock=clock,
-            new_id=new_id,
             policy=policy,
-            leases=leases,
-            lease_store=lease_store,
-            allocations=allocations,
-            authority=authority,
-            runs=runs,
-            chains=chains,
-            files=RunFiles(run_store),
+            runs=run_service,
+            schedules=schedule_store,
+            service=schedules,
+            outbox=outbox,
         ),
-        chains=ChainService(database=database, clock=clock, chains=chains),
         reports=ReportService(
             database=database,
             clock=clock,

@@ -19,6 +19,7 @@ from allocations.api.v1.people import EndedView, PeopleList, PersonView
 from allocations.api.v1.publications import PublicationList, PublicationView
 from allocations.api.v1.requests import RequestList
 from allocations.api.v1.runs import RunList
+from allocations.api.v1.schedules import ScheduleList
 from allocations.errors import IdempotencyConflictError, InvalidInputError
 from allocations.leases.models import LeaseKind, LeaseState
 from allocations.leases.quotas import AllocationQuotas, BudgetView, LargestView, LimitView, Quotas, StateView
@@ -51,6 +52,17 @@ from allocations.reports.platform import PlatformReport, TierReport
 from allocations.reports.platform_use import UseBy, UseForecast, UseOfGroup, UseOfStep, UseReport, UseStep, UseView
 from allocations.reports.requests import AwardView, RequestView, ReviewView
 from allocations.runs.models import ChainedRun, Condition, RunState, RunView
+from allocations.runs.schedule_models import (
+    MissedPolicy,
+    OverlapPolicy,
+    PlannedView,
+    PreviewView,
+    ScheduleDetail,
+    ScheduleState,
+    ScheduleView,
+    TimeOutcome,
+    TimeView,
+)
 
 if TYPE_CHECKING:
     from allocations.errors import AllocationsError
@@ -244,6 +256,39 @@ _RUN = RunView(
     waits_for=Condition.SUCCEEDED,
     after=[ChainedRun(run="r-1123456789abcdef0123", name="calibrate.ipynb", state=RunState.SUCCEEDED)],
 )
+_PLANNED = PlannedView(at=_LATER, shown="Friday 15 January 2027, 09:15 (CET, UTC+01:00)", note="")
+_PAST = TimeView(
+    planned_at=_BEGAN,
+    shown="Friday 15 January 2027, 09:00 (CET, UTC+01:00)",
+    outcome=TimeOutcome.SUBMITTED,
+    run="r-0123456789abcdef0123",
+    run_state=RunState.RUNNING,
+    detail=None,
+)
+_SCHEDULE = ScheduleDetail(
+    id="sc-0123456789abcdef0123",
+    title="Stack of the night",
+    allocation="a-12345678",
+    allocation_name="Deep fields",
+    name="stack.ipynb",
+    size="small",
+    image=None,
+    parameters={"field": "m31"},
+    max_seconds=3600,
+    cron="*/15 * * * *",
+    zone="Europe/Berlin",
+    words="Every 15th minute of every hour (Europe/Berlin)",
+    missed=MissedPolicy.ONCE,
+    overlap=OverlapPolicy.SKIP,
+    state=ScheduleState.ACTIVE,
+    pause_reason=None,
+    refusals=0,
+    next=_PLANNED,
+    last=_PAST,
+    created_at=_BEGAN,
+    coming=[_PLANNED],
+    times=[_PAST],
+)
 _AGREEMENT = AgreementView(version="2026-07-01", title="User agreement", accepted=True, url="/agreement")
 _OPTIONS = StartOptions(
     person="ann",
@@ -404,6 +449,9 @@ _ANSWERS: tuple[View, ...] = (
     RequestList(requests=[_REQUEST]),
     _RUN,
     RunList(runs=[_RUN]),
+    _SCHEDULE,
+    ScheduleList(schedules=[ScheduleView(**_SCHEDULE.model_dump(exclude={"coming", "times"}))]),
+    PreviewView(cron=_SCHEDULE.cron, zone=_SCHEDULE.zone, words=_SCHEDULE.words, coming=[_PLANNED]),
     _NOTICE,
     NoticeList(notices=[_NOTICE], unread=1, next_before=None),
     *STORAGE_ANSWERS,

@@ -198,6 +198,11 @@ class RunRules(PolicyModel):
     longest_seconds: PositiveInt
     attempts: PositiveInt
     notebook_max_bytes: PositiveInt
+    schedules_max: Annotated[PositiveInt, Field(description="Schedules that one person may have")]
+    schedule_refusals_max: Annotated[PositiveInt, Field(description="Refusals in a row that pause a schedule")]
+    schedule_runs_max: Annotated[
+        PositiveInt, Field(description="Runs of one schedule that may wait, and missed ones that are made up for")
+    ]
 
 
 class Agreement(PolicyModel):

@@ -1,9 +1,13 @@
-"""The files of runs: what was submitted, and what came out. People's notebooks write here: nothing is followed."""
+"""The files of runs and schedules: what was submitted, and what came out.
+
+People's notebooks write here: nothing is followed.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import stat
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, BinaryIO
@@ -16,11 +20,11 @@ if TYPE_CHECKING:
 
 INPUT, OUTPUT, LOG, EVENTS = "input.ipynb", "output.ipynb", "log.txt", "events.jsonl"
 READ_BYTES_MAX = 200_000_000
-_RUN_ID = re.compile(r"r-[0-9a-f]{20}")
+_ID = re.compile(r"(r|sc)-[0-9a-f]{20}")
 
 
 class RunFiles:
-    """A directory for each run under one root."""
+    """A directory for each run, and for each schedule, under one root."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -62,6 +66,10 @@ class RunFiles:
             file.seek(skipped)
             return file.read(bytes_max), skipped
 
+    def remove_input(self, schedule_id: str) -> None:
+        """Remove the notebook of a schedule, which is all that its directory holds."""
+        shutil.rmtree(self._directory(schedule_id), ignore_errors=True)
+
     @contextmanager
     def _open(self, run_id: str, name: str) -> Iterator[tuple[BinaryIO, int]]:
         """Open a plain file, with its size now: it may grow, and whoever reads says how much."""
@@ -77,6 +85,6 @@ class RunFiles:
             yield file, status.st_size
 
     def _directory(self, run_id: str) -> Path:
-        if not _RUN_ID.fullmatch(run_id):
+        if not _ID.fullmatch(run_id):
             raise NotFoundError(f"There is no run {run_id!r}.", "Look it up in the list of runs.")
         return self._root / run_id

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import uuid
@@ -12,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from hub.batch.model import Run
+from hub.batch.notebook_files import NotebookError, read_notebook
 from hub.batch.parameters import ParameterError, parse_parameter
+from hub.batch.schedules import Schedules
 from hub.batch.service import (
     NotAuthorizedError,
     ServiceError,
@@ -48,10 +49,6 @@ PATIENCE_SECONDS = 300.0
 
 class SettingsError(Exception):
     """The environment does not say where the platform is or who asks; the message says what to set."""
-
-
-class NotebookError(Exception):
-    """The file given is not a notebook; the message says why."""
 
 
 class BatchClient:
@@ -100,6 +97,11 @@ class BatchClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @property
+    def schedules(self) -> Schedules:
+        """The person's schedules: notebooks that are submitted at planned times."""
+        return Schedules(self._call_json)
+
     def options(self) -> dict[str, Any]:
         """What the person may run on now: allocations, sizes with price and hours, and why not the rest."""
         options: dict[str, Any] = json_of(call(self._http, "GET", "/run-options"))
@@ -138,15 +140,7 @@ class BatchClient:
             "after": list(after),
             "waits_for": "ended" if even_if_failed else "succeeded",
         }
-        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-        for attempt in range(1, SUBMIT_TRIES + 1):
-            try:
-                return Run.from_json(json_of(call(self._http, "POST", "/runs", json=body, headers=headers)))
-            except ServiceUnavailableError:
-                if attempt == SUBMIT_TRIES:
-                    raise
-                self._sleep(RETRY_SECONDS * attempt)
-        raise AssertionError
+        return Run.from_json(self._call_json("POST", "/runs", body, idempotency_key or str(uuid.uuid4())))
 
     def list(self) -> list[Run]:
         """The person's runs, as the service orders them."""
@@ -206,6 +200,22 @@ class BatchClient:
                     return run
             self._sleep(poll_seconds)
 
+    def _call_json(
+        self, method: str, path: str, body: object = None, idempotency_key: str | None = None
+    ) -> dict[str, Any]:
+        """The answer's object, {} without one. With a key, an answer that gets lost is asked for again."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
+        tries = SUBMIT_TRIES if idempotency_key else 1
+        for attempt in range(1, tries + 1):
+            try:
+                response = call(self._http, method, path, json=body, headers=headers)
+                return json_of(response) if response.content else {}
+            except ServiceUnavailableError:
+                if attempt == tries:
+                    raise
+                self._sleep(RETRY_SECONDS * attempt)
+        raise AssertionError
+
     def _run(self, method: str, path: str) -> Run:
         return Run.from_json(json_of(call(self._http, method, path)))
 
@@ -214,19 +224,3 @@ def _path(run_id: str, part: str = "") -> str:
     """The path of a run; an id with a slash cannot lead to another one."""
     quoted = run_id.replace("/", "%2F")
     return f"/runs/{quoted}/{part}" if part else f"/runs/{quoted}"
-
-
-def read_notebook(path: Path) -> dict[str, Any]:
-    """The notebook in the file as JSON. Raises NotebookError."""
-    try:
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        msg = f"{path} cannot be read: {error.strerror}."
-        raise NotebookError(msg) from error
-    except ValueError as error:
-        msg = f"{path} is not a Jupyter notebook: it is not JSON."
-        raise NotebookError(msg) from error
-    if not isinstance(notebook, dict) or "cells" not in notebook:
-        msg = f"{path} is not a Jupyter notebook of format 4: it has no cells. Open and save it in JupyterLab."
-        raise NotebookError(msg)
-    return notebook

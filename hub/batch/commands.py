@@ -50,6 +50,9 @@ def _client() -> Iterator[BatchClient]:
         _fail(str(error))
 
 
+open_client = _client  # for the commands that have modules of their own
+
+
 def _fail(sentence: str) -> None:
     err.print(f"meridian: {sentence}", highlight=False, soft_wrap=True)
     sys.exit(1)

@@ -76,6 +76,7 @@ def real_ids(client: TestClient, bench: Bench) -> dict[str, list[str]]:  # noqa:
             made(f"/allocations/{root}/requests", more),
         ],
         "run_id": [made("/runs", batch)],
+        "schedule_id": [made("/schedules", batch | {"title": "Nightly", "cron": "0 6 * * *"})],
         "invitation_id": [
             made(f"/allocations/{root}/invitations", {"person": "bob"}),
             made(f"/allocations/{anothers}/invitations", {"person": "ann"}, "lead"),

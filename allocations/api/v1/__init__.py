@@ -14,6 +14,7 @@ from allocations.api.v1 import (
     reports,
     requests,
     runs,
+    schedules,
     storage,
     transitions,
 )
@@ -31,6 +32,7 @@ PARTS = (
     reports,
     notices,
     runs,
+    schedules,
     storage,
     purges,
     transitions,
