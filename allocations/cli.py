@@ -40,6 +40,7 @@ from allocations.reports.platform_use_files import BYTES_PER_TB, MICROCREDITS_PE
 from allocations.settings import ROOT
 from allocations.storage.purge.deciding import decide
 from hub.batch.commands import batch, login
+from hub.batch.schedule_commands import schedule
 from hub.batch.secret_commands import secrets
 
 if TYPE_CHECKING:
@@ -329,6 +330,7 @@ def db_upgrade(database: str) -> None:
 
 main.add_command(archive)
 main.add_command(batch)
+batch.add_command(schedule)
 main.add_command(login)
 main.add_command(purge)
 main.add_command(secrets)

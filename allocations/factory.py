@@ -71,6 +71,10 @@ from allocations.runs.files import RunFiles
 from allocations.runs.queue import RunQueue
 from allocations.runs.queue_store import RunQueueStore
 from allocations.runs.records import RecordService
+from allocations.runs.schedule_duty import ScheduleDuty
+from allocations.runs.schedule_store import ScheduleStore
+from allocations.runs.schedule_views import ScheduleViewBuilder
+from allocations.runs.schedules import ScheduleService
 from allocations.runs.secret_store import SecretStore
 from allocations.runs.secrets import SecretService, Vault
 from allocations.runs.service import RunService
@@ -142,6 +146,8 @@ class Services:
     drafts: DraftService
     sweeps: SweepService
     secrets: SecretService
+    schedules: ScheduleService
+    schedule_duty: ScheduleDuty
     reports: ReportService
     platform_reports: PlatformReportService
     storage_reports: StorageReportService
@@ -261,7 +267,7 @@ def make_services(
         invitations=invitations,
         authority=authority,
     )
-    run_files = RunFiles(run_store)
+    run_files, schedule_store = RunFiles(run_store), ScheduleStore()
     secrets = SecretService(database=database, clock=clock, vault=Vault(secret_keys), store=SecretStore(), runs=runs)
     run_service = RunService(
         database=database,
@@ -276,8 +282,19 @@ def make_services(
         chains=chains,
         sweeps=sweeps,
         queue=RunQueue(database=database, clock=clock, leases=leases, runs=runs, queue=RunQueueStore(), sweeps=sweeps),
+        schedules=schedule_store,
         files=run_files,
         secrets=secrets,
+    )
+    schedules = ScheduleService(
+        database=database,
+        clock=clock,
+        new_id=new_id,
+        policy=policy,
+        runs=run_service,
+        schedules=schedule_store,
+        files=run_files,
+        shown=ScheduleViewBuilder(clock=clock, allocations=allocations, schedules=schedule_store),
     )
     return Services(
         database=database,
@@ -392,6 +409,16 @@ def make_services(
             files=run_files,
         ),
         chains=ChainService(database=database, clock=clock, chains=chains),
+        schedules=schedules,
+        schedule_duty=ScheduleDuty(
+            database=database,
+            clock=clock,
+            policy=policy,
+            runs=run_service,
+            schedules=schedule_store,
+            service=schedules,
+            outbox=outbox,
+        ),
         drafts=DraftService(database=database, clock=clock, new_id=new_id, policy=policy, files=run_files),
         secrets=secrets,
         records=RecordService(database=database, store=runs, files=run_files, runs=run_service),

@@ -100,6 +100,7 @@ class Worker:
         self._services.runs.cancel_cut_short()
         self._services.runs.close_expired()
         self._services.chains.cancel_hopeless()
+        self._services.schedule_duty.submit_due()
         if now_ms - self._calendar_at_ms >= CALENDAR_SECONDS * MS_PER_SECOND:
             self._services.lifecycle.advance()
             self._services.reminders.remind()

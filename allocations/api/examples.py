@@ -20,6 +20,7 @@ from allocations.api.v1.people import EndedView, PeopleList, PersonView
 from allocations.api.v1.publications import PublicationList, PublicationView
 from allocations.api.v1.requests import RequestList
 from allocations.api.v1.runs import RunList
+from allocations.api.v1.schedules import ScheduleList
 from allocations.api.v1.secrets import SecretList
 from allocations.api.v1.sweeps import SweepList, SweepResultList
 from allocations.errors import IdempotencyConflictError, InvalidInputError
@@ -57,6 +58,17 @@ from allocations.runs.ends import EndCode
 from allocations.runs.models import ChainedRun, Condition, RunSource, RunSourceKind, RunState, RunView
 from allocations.runs.notebook_parameters import NotebookParameters, ParameterKind, ParameterView
 from allocations.runs.provenance import FileRecord, Provenance, RunRecord
+from allocations.runs.schedule_models import (
+    MissedPolicy,
+    OverlapPolicy,
+    PlannedView,
+    PreviewView,
+    ScheduleDetail,
+    ScheduleState,
+    ScheduleView,
+    TimeOutcome,
+    TimeView,
+)
 from allocations.runs.secrets import RunEnvironment, SecretView
 from allocations.runs.sweep_models import SweepEstimate, SweepResult, SweepState, SweepView
 
@@ -256,6 +268,9 @@ _RUN = RunView(
     replay_of=None,
     waits_for=Condition.SUCCEEDED,
     after=[ChainedRun(run="r-1123456789abcdef0123", name="calibrate.ipynb", state=RunState.SUCCEEDED)],
+    retries=1,
+    retried=0,
+    source=RunSource(kind=RunSourceKind.HOME, path="stacks/stack.ipynb"),
 )
 _SECRET = SecretView(name="SURVEY_TOKEN", created_at=_BEGAN, changed_at=_BEGAN, used_at=None)
 _RECORD = RunRecord(
@@ -278,9 +293,6 @@ _RECORD = RunRecord(
     ),
     packages=["astropy==7.1.0", "numpy==2.3.1"],
     comparison=None,
-    retries=1,
-    retried=0,
-    source=RunSource(kind=RunSourceKind.HOME, path="stacks/stack.ipynb"),
 )
 _PARAMETERS = NotebookParameters(
     language="python",
@@ -360,6 +372,39 @@ _ESTIMATE = SweepEstimate(
     suffices=True,
     at_once_max=180,
     advice="It suffices: together the runs hold at most 2.11 credits, and 29.00 are free.",
+)
+_PLANNED = PlannedView(at=_LATER, shown="Friday 15 January 2027, 09:15 (CET, UTC+01:00)", note="")
+_PAST = TimeView(
+    planned_at=_BEGAN,
+    shown="Friday 15 January 2027, 09:00 (CET, UTC+01:00)",
+    outcome=TimeOutcome.SUBMITTED,
+    run="r-0123456789abcdef0123",
+    run_state=RunState.RUNNING,
+    detail=None,
+)
+_SCHEDULE = ScheduleDetail(
+    id="sc-0123456789abcdef0123",
+    title="Stack of the night",
+    allocation="a-12345678",
+    allocation_name="Deep fields",
+    name="stack.ipynb",
+    size="small",
+    image=None,
+    parameters={"field": "m31"},
+    max_seconds=3600,
+    cron="*/15 * * * *",
+    zone="Europe/Berlin",
+    words="Every 15th minute of every hour (Europe/Berlin)",
+    missed=MissedPolicy.ONCE,
+    overlap=OverlapPolicy.SKIP,
+    state=ScheduleState.ACTIVE,
+    pause_reason=None,
+    refusals=0,
+    next=_PLANNED,
+    last=_PAST,
+    created_at=_BEGAN,
+    coming=[_PLANNED],
+    times=[_PAST],
 )
 _AGREEMENT = AgreementView(version="2026-07-01", title="User agreement", accepted=True, url="/agreement")
 _OPTIONS = StartOptions(
@@ -532,6 +577,9 @@ _ANSWERS: tuple[View, ...] = (
     _SECRET,
     SecretList(secrets=[_SECRET]),
     RunEnvironment(values={"SURVEY_TOKEN": "the value"}),
+    _SCHEDULE,
+    ScheduleList(schedules=[ScheduleView(**_SCHEDULE.model_dump(exclude={"coming", "times"}))]),
+    PreviewView(cron=_SCHEDULE.cron, zone=_SCHEDULE.zone, words=_SCHEDULE.words, coming=[_PLANNED]),
     _NOTICE,
     NoticeList(notices=[_NOTICE], unread=1, next_before=None),
     *STORAGE_ANSWERS,

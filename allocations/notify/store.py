@@ -19,6 +19,7 @@ from allocations.db.schema import (
     people,
     purges,
     requests,
+    schedules,
     storage_areas,
     storage_ends,
     suspensions,
@@ -254,6 +255,10 @@ class NoticeStore:
     def lease(self, connection: Connection, lease_id: str) -> RowMapping | None:
         """Return the row of a lease, or None."""
         return connection.execute(select(leases).where(leases.c.id == lease_id)).mappings().one_or_none()
+
+    def schedule(self, connection: Connection, schedule_id: str) -> RowMapping | None:
+        """Return the row of a schedule, or None."""
+        return connection.execute(select(schedules).where(schedules.c.id == schedule_id)).mappings().one_or_none()
 
     def suspension(self, connection: Connection, suspension_id: str) -> RowMapping | None:
         """Return the row of a suspension, or None."""

@@ -49,6 +49,7 @@ _OF_AN_END = frozenset({NoticeKind.STORAGE_ENDED, NoticeKind.STORAGE_ARCHIVED_SO
 _OF_PURGE = frozenset({NoticeKind.PURGE_PLANNED, NoticeKind.PURGE_REMINDER})
 # What storage calls purges that are over.
 _ENDED_PURGES = frozenset({"done", "cancelled", "failed"})
+_OF_SCHEDULE = frozenset({NoticeKind.SCHEDULE_REFUSED, NoticeKind.SCHEDULE_PAUSED})
 _OF_STORAGE = _OF_AN_END | {NoticeKind.STORAGE_NEARING, NoticeKind.STORAGE_OVER, NoticeKind.STORAGE_LOCKED}
 
 
@@ -69,9 +70,8 @@ class TruthService:
         ]
 
     def _holds(self, connection: Connection, notice: StoredNotice, now_ms: int) -> bool:
-        if notice.read_at_ms is not None:
-            return False
-        if notice.kind not in PERISHABLE and now_ms - notice.created_at_ms > STALE_MS:
+        is_stale = notice.kind not in PERISHABLE and now_ms - notice.created_at_ms > STALE_MS
+        if is_stale or notice.read_at_ms is not None:
             return False
         if notice.kind in _STATES_OF_ALLOCATION:
             return self._of_allocation(connection, notice, now_ms)
@@ -80,6 +80,8 @@ class TruthService:
             return request is not None and request["state"] in _STATES_OF_REQUEST[notice.kind]
         if notice.kind is NoticeKind.MEMBER_REMOVED:
             return self.notices.role(connection, notice.subject, notice.person) is None
+        if notice.kind in _OF_SCHEDULE:
+            return self._of_schedule(connection, notice)
         return self._is_open(connection, notice, now_ms)
 
     def _is_open(self, connection: Connection, notice: StoredNotice, now_ms: int) -> bool:
@@ -103,6 +105,15 @@ class TruthService:
             found = self.notices.suspension(connection, notice.subject)
             return found is not None and found["lifted_at_ms"] is None
         return notice.kind not in _OF_STORAGE | _OF_PURGE or self._of_storage(connection, notice)
+
+    def _of_schedule(self, connection: Connection, notice: StoredNotice) -> bool:
+        """Return whether a schedule goes on being refused, or is paused for it."""
+        schedule = self.notices.schedule(connection, notice.subject)
+        if schedule is None:
+            return False
+        if notice.kind is NoticeKind.SCHEDULE_PAUSED:
+            return schedule["pause_reason"] is not None
+        return schedule["refusals"] > 0 and schedule["next_at_ms"] is not None
 
     def _of_storage(self, connection: Connection, notice: StoredNotice) -> bool:
         """Return whether a purge goes on, or an area nears its limit still, or is over it or has ended since it was

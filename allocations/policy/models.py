@@ -189,6 +189,11 @@ class RunRules(PolicyModel):
     retries_max: NonNegativeInt
     notebook_max_bytes: PositiveInt
     sweep_runs_max: Annotated[PositiveInt, Field(description="How many runs a sweep may have")] = 10_000
+    schedules_max: Annotated[PositiveInt, Field(description="Schedules that one person may have")]
+    schedule_refusals_max: Annotated[PositiveInt, Field(description="Refusals in a row that pause a schedule")]
+    schedule_runs_max: Annotated[
+        PositiveInt, Field(description="Runs of one schedule that may wait, and missed ones that are made up for")
+    ]
 
 
 class Agreement(PolicyModel):

@@ -46,6 +46,8 @@ class NoticeKind(StrEnum):
     STORAGE_ARCHIVED_SOON = "storage archived soon"
     STORAGE_RETURNED = "storage returned"
     ARCHIVE_EXPIRES = "archive expires"
+    SCHEDULE_REFUSED = "schedule refused"
+    SCHEDULE_PAUSED = "schedule paused"
 
 
 class Delivery(StrEnum):
@@ -66,6 +68,7 @@ _STORAGE = frozenset({"person", "storage", "used", "limit"})
 _REQUEST = frozenset({"person", "title", "tier", "applicant", "why"})
 _PURGE = frozenset({"person", "area", "files", "size", "end", "days", "list", "why"})
 _STORAGE_END = frozenset({"person", "area", "end", "days"})
+_SCHEDULE = frozenset({"person", "title", "end", "time", "why"})
 
 # What each kind's text may say. The values are looked up when a notice is shown or sent.
 PLACEHOLDERS: dict[NoticeKind, frozenset[str]] = {
@@ -103,6 +106,8 @@ PLACEHOLDERS: dict[NoticeKind, frozenset[str]] = {
     NoticeKind.STORAGE_ARCHIVED_SOON: _STORAGE_END,
     NoticeKind.STORAGE_RETURNED: frozenset({"person", "area"}),
     NoticeKind.ARCHIVE_EXPIRES: _STORAGE_END | {"files", "size"},
+    NoticeKind.SCHEDULE_REFUSED: _SCHEDULE,
+    NoticeKind.SCHEDULE_PAUSED: _SCHEDULE,
 }
 DIGEST_SUBJECT_PLACEHOLDERS = frozenset({"first", "more"})
 DIGEST_TEXT_PLACEHOLDERS = frozenset({"person"})

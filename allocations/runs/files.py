@@ -1,4 +1,7 @@
-"""The files of runs: what was submitted, and what came out. People's notebooks write here: nothing is followed."""
+"""The files of runs and schedules: what was submitted, and what came out.
+
+People's notebooks write here: nothing is followed.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,12 @@ if TYPE_CHECKING:
 INPUT, OUTPUT, LOG, EVENTS = "input.ipynb", "output.ipynb", "log.txt", "events.jsonl"
 PROVENANCE = "provenance.json"
 READ_BYTES_MAX = 200_000_000
-# Of a run, of a sweep, which keeps the notebook of all its runs, or of a notebook that waits to be submitted.
-_ID = re.compile(r"[rsn]-[0-9a-f]{20}")
+# Of a run, of a sweep or schedule, which keeps the notebook of all its runs, or of one that waits to be submitted.
+_ID = re.compile(r"(r|s|sc|n)-[0-9a-f]{20}")
 
 
 class RunFiles:
-    """A directory for each run under one root."""
+    """A directory for each run, and for each schedule, under one root."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -38,9 +41,9 @@ class RunFiles:
             os.fsync(file.fileno())
         partial.replace(directory / INPUT)
 
-    def remove_input(self, draft_id: str) -> None:
-        """Remove a notebook that was never submitted; whoever removes it first has done it."""
-        directory = self._directory(draft_id)
+    def remove_input(self, owner_id: str) -> None:
+        """Remove the notebook of a draft or a schedule, all that its directory holds; whoever is first has done it."""
+        directory = self._directory(owner_id)
         (directory / INPUT).unlink(missing_ok=True)
         with suppress(FileNotFoundError):
             directory.rmdir()

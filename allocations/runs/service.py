@@ -62,9 +62,12 @@ if TYPE_CHECKING:
     from allocations.runs.chains import ChainStore
     from allocations.runs.files import RunFiles
     from allocations.runs.queue import RunQueue
+    from allocations.runs.schedule_store import ScheduleStore
     from allocations.runs.secrets import SecretService
     from allocations.runs.store import RunStore
     from allocations.runs.sweep_store import SweepStore
+
+ACCOUNT_ENDED = "The account of its owner has ended."
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,7 @@ class RunService:
     chains: ChainStore
     sweeps: SweepStore
     queue: RunQueue
+    schedules: ScheduleStore
     files: RunFiles
     secrets: SecretService
 
@@ -178,8 +182,8 @@ class RunService:
         environment = json.dumps(names) if names else None
         return Prepared(submission, name, content, parameters, max_seconds, retries, source, environment)
 
-    def submit_within(self, connection: Connection, prepared: Prepared) -> Run:
-        """Queue a run in the caller's transaction; an AllocationsError leaves nothing written in it."""
+    def check_within(self, connection: Connection, prepared: Prepared) -> None:
+        """Raise the AllocationsError for which a submission would be refused now."""
         submission = prepared.submission
         request = LeaseRequest(
             allocation=submission.allocation,
@@ -192,6 +196,11 @@ class RunService:
         )
         self.leases.check(connection, request)
         self.secrets.require(connection, submission.person, submission.environment)
+
+    def submit_within(self, connection: Connection, prepared: Prepared) -> Run:
+        """Queue a run in the caller's transaction; an AllocationsError leaves nothing written in it."""
+        submission = prepared.submission
+        self.check_within(connection, prepared)
         after = self._awaited(connection, submission)
         size = self.policy.size(submission.size)
         # Named with its version: what the record says stays true when another version is recommended.
@@ -353,19 +362,23 @@ class RunService:
     def end_of(self, person: str, actor: str) -> int:
         """Cancel whatever a person, whose account has ended, has in the queue or running; return how many runs.
 
-        What they used until they stop is charged. One that is queued anew meanwhile, lost to a fault, is met by the
-        next call: the person is among `people_with_runs` until all are cancelled.
+        Their schedules are paused: none submits for them any more. What they used until they stop is charged. One that
+        is queued anew meanwhile, lost to a fault, is met by the next call: the person is among `people_with_runs` until
+        all are cancelled.
         """
         with self.database.write() as connection:
+            paused = self.schedules.pause_of(connection, person, ACCOUNT_ENDED)
             ended = self.runs.cancel_of(connection, person, self.clock.now_ms())
-            if ended:
-                self.authority.record(connection, actor, "person.end_runs", person, runs=ended)
+            if ended or paused:
+                self.authority.record(connection, actor, "person.end_runs", person, runs=ended, schedules=paused)
             return ended
 
     def people_with_runs(self, after: str, limit: int) -> list[str]:
-        """Return who has runs that wait or go on, by name, from after `after` on."""
+        """Return who has runs that wait or go on, or a schedule that submits some, by name, from after `after` on."""
         with self.database.read() as connection:
-            return self.runs.people_with_runs(connection, after, limit)
+            with_runs = self.runs.people_with_runs(connection, after, limit)
+            with_schedules = self.schedules.people_with_active(connection, after, limit)
+        return sorted({*with_runs, *with_schedules})[:limit]
 
     def cancel_suspended(self) -> int:
         """Cancel what suspended people have in the queue; return how many runs."""

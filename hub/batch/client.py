@@ -13,6 +13,7 @@ import httpx
 
 from hub.batch.model import Parameter, Run
 from hub.batch.parameters import ParameterError, parse_parameter
+from hub.batch.schedules import Schedules
 from hub.batch.service import (
     NotAuthorizedError,
     ServiceError,
@@ -104,6 +105,11 @@ class BatchClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def schedules(self) -> Schedules:
+        """The person's schedules: notebooks that are submitted at planned times."""
+        return Schedules(self._call_json)
 
     def options(self) -> dict[str, Any]:
         """What the person may run on now: allocations, sizes with price and hours, and why not the rest."""
@@ -242,12 +248,20 @@ class BatchClient:
 
     def _send(self, path: str, body: Mapping[str, Any] | None, idempotency_key: str | None) -> dict[str, Any]:
         """Send what is to be done once; an answer that gets lost is asked for again under the same key."""
-        headers = {"Idempotency-Key": idempotency_key or str(uuid.uuid4())}
-        for attempt in range(1, SUBMIT_TRIES + 1):
+        return self._call_json("POST", path, body, idempotency_key or str(uuid.uuid4()))
+
+    def _call_json(
+        self, method: str, path: str, body: object = None, idempotency_key: str | None = None
+    ) -> dict[str, Any]:
+        """The answer's object, {} without one. With a key, an answer that gets lost is asked for again."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else None
+        tries = SUBMIT_TRIES if idempotency_key else 1
+        for attempt in range(1, tries + 1):
             try:
-                return json_of(call(self._http, "POST", path, json=body, headers=headers))
+                response = call(self._http, method, path, json=body, headers=headers)
+                return json_of(response) if response.content else {}
             except ServiceUnavailableError:
-                if attempt == SUBMIT_TRIES:
+                if attempt == tries:
                     raise
                 self._sleep(RETRY_SECONDS * attempt)
         raise AssertionError

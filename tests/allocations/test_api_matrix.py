@@ -187,6 +187,24 @@ RULES = {
     # Nothing of it has failed.
     "POST /sweeps/{sweep_id}/retry": Rule((409, 404, 404, 404, 404, 403), {}),
     "POST /sweeps/{sweep_id}/cancel": Rule(OWN_ONLY),
+    "GET /schedules": Rule(OWN_LIST),
+    "GET /schedules/preview": Rule(OWN_LIST, query="?cron=0%206%20*%20*%20*&zone=Europe/Berlin"),
+    "POST /schedules": Rule(
+        (201, 201, 404, 404, 404, 403),
+        {
+            "title": "Nightly",
+            "allocation": "{allocation_id}",
+            "size": "small",
+            "name": "a.ipynb",
+            "notebook": NOTEBOOK,
+            "cron": "0 6 * * *",
+        },
+    ),
+    "GET /schedules/{schedule_id}": Rule(OWN_ONLY),
+    "PATCH /schedules/{schedule_id}": Rule(OWN_ONLY, {"title": "Weekly"}),
+    "POST /schedules/{schedule_id}/pause": Rule(OWN_ONLY),
+    "POST /schedules/{schedule_id}/resume": Rule(OWN_ONLY),
+    "DELETE /schedules/{schedule_id}": Rule((204, 404, 404, 404, 404, 403)),
     "GET /storage": Rule(OWN_LIST),
     "GET /storage/{area_id}": Rule(SEEN),
     "GET /storage/{area_id}/days": Rule(SEEN),
@@ -242,6 +260,7 @@ MISSING = {
     "draft_id": "q-0",
     "run_id": "r-0",
     "sweep_id": "s-00",
+    "schedule_id": "sc-0",
     "invitation_id": "i-0",
     "publication_id": "p-0",
     "override_id": "o-0",
@@ -271,6 +290,7 @@ class World:
         child, sibling = (self.call("ann", "POST", f"{at}/suballocations", divide) for _ in range(2))
         ask = {"tier": "research", "title": "Dark stars", "justification": "We look for them."}
         batch = {"allocation": root, "size": "small", "name": "a.ipynb", "notebook": PARAMETRIC}
+        planned = batch | {"title": "Nightly", "cron": "0 6 * * *"}
         paper = {"identifier": "2015arXiv150303757S", "title": "Dark stars"}
         exception = {"subject_kind": "person", "subject": "ann", "limits": {"gpus": 1}, "reason": "R", "days": 7}
         return {
@@ -282,6 +302,7 @@ class World:
             "draft_id": self.call("ann", "POST", "/requests", ask | {"draft": True})["id"],
             "run_id": self.call("ann", "POST", "/runs", batch)["id"],
             "sweep_id": self.call("ann", "POST", "/sweeps", batch | {"rows": [{"x": 1}]})["id"],
+            "schedule_id": self.call("ann", "POST", "/schedules", planned)["id"],
             "invitation_id": self.call("ann", "POST", f"{at}/members", {"person": "rev"})["id"],
             "publication_id": self.call("ann", "POST", f"{at}/publications", paper)["id"],
             "override_id": self.call("admin", "POST", "/overrides", exception)["id"],

@@ -80,6 +80,7 @@ def real_ids(client: TestClient, bench: Bench) -> dict[str, list[str]]:  # noqa:
         ],
         "run_id": [made("/runs", batch)],
         "sweep_id": [made("/sweeps", batch | {"rows": [{"x": 1}, {"x": 2}]})],
+        "schedule_id": [made("/schedules", batch | {"title": "Nightly", "cron": "0 6 * * *"})],
         "invitation_id": [
             made(f"/allocations/{root}/invitations", {"person": "bob"}),
             made(f"/allocations/{anothers}/invitations", {"person": "ann"}, "lead"),

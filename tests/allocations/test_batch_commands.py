@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner, Result
 from allocations.app import PREFIX
 from hub.batch.client import BatchClient, ServiceRefusalError
 from hub.batch.commands import batch
+from hub.batch.schedule_commands import schedule
 from tests.allocations.serving import served
 from tests.allocations.test_api import StubIdentities
 from tests.allocations.test_runs import NOTEBOOK
@@ -33,7 +35,8 @@ class Terminal:
     allocation: str
 
     def type(self, *words: str) -> Result:
-        return CliRunner().invoke(batch, words, env={"MERIDIAN_URL": self.url, "MERIDIAN_TOKEN": "ann"})
+        command, words = (schedule, words[1:]) if words[0] == "schedule" else (batch, words)
+        return CliRunner().invoke(command, words, env={"MERIDIAN_URL": self.url, "MERIDIAN_TOKEN": "ann"})
 
     def json(self, *words: str) -> Any:
         result = self.type(*words, "--json")
@@ -81,3 +84,29 @@ def test_the_client_submits_chains(terminal: Terminal) -> None:
         assert [one.run for one in client.get(first.id).followed_by] == [second.id]
         with pytest.raises(ServiceRefusalError, match="There is no run 'r-0' of yours"):
             client.submit(terminal.notebook, terminal.allocation, "small", after=["r-0"])
+
+
+def test_a_schedule_is_added_shown_changed_and_removed(terminal: Terminal, bench: Bench) -> None:
+    terms = ["--allocation", terminal.allocation, "--size", "small", "--cron", "0 6 * * *", "--zone", "Asia/Tokyo"]
+    added = terminal.json("schedule", "add", terminal.notebook, *terms, "-p", "n", "3", "--max-minutes", "5")
+    assert (added["title"], added["parameters"], added["max_seconds"]) == ("n", {"n": 3}, 300)
+    assert (added["missed"], added["overlap"], added["next"]["at"]) == ("skip", "skip", "2027-01-15T21:00:00.000Z")
+    schedule_id = added["id"]
+    [listed] = terminal.json("schedule", "list")
+    assert listed | {"coming": [], "times": []} == added | {"coming": [], "times": []}
+    assert schedule_id in terminal.type("schedule", "list").output
+    bench.clock.pass_seconds(13 * 3600)
+    bench.services.schedule_duty.submit_due()
+    shown = terminal.type("schedule", "show", schedule_id).output
+    assert "Saturday 16 January 2027, 06:00 (JST, UTC+09:00): submitted r-" in shown
+    assert re.search(r"Next +Sunday 17 January 2027, 06:00 \(JST, UTC\+09:00\)", shown)
+    edited = terminal.json("schedule", "edit", schedule_id, "--cron", "0 7 * * *", "--notebook", terminal.notebook)
+    assert (edited["cron"], edited["zone"], edited["parameters"]) == ("0 7 * * *", "Asia/Tokyo", {"n": 3})
+    assert terminal.json("schedule", "pause", schedule_id)["state"] == "paused"
+    assert "Would be next" in terminal.type("schedule", "show", schedule_id).output
+    assert terminal.json("schedule", "resume", schedule_id)["next"]["at"] == "2027-01-15T22:00:00.000Z"
+    assert terminal.type("schedule", "remove", schedule_id).output == f"Removed {schedule_id}.\n"
+    assert terminal.json("schedule", "list") == []
+    refused = terminal.type("schedule", "add", terminal.notebook, *terms[:-3], "often")
+    assert refused.exit_code == 1
+    assert "five fields" in refused.output

@@ -14,11 +14,13 @@ from sqlalchemy import select
 from allocations.db.schema import mails, notices
 from allocations.duties import Duties
 from allocations.factory import make_mailer
+from allocations.ledger.models import TransactionKind
 from allocations.lifecycle.authority import Actor
 from allocations.lifecycle.models import Award, MemberRole, OverrideLimits, OverrideSubject, RequestAction, RequestKind
 from allocations.notify.texts import GONE
 from allocations.notify.transports import DeliveryError
 from allocations.outbox import NoticeKind
+from allocations.runs.schedule_models import ScheduleTerms
 from allocations.storage.archive.format import COMMIT
 from allocations.storage.archive.places import ArchivePlaces
 from allocations.storage.archive.write import write
@@ -106,12 +108,19 @@ def happen(bench: Bench, kind: NoticeKind) -> Callable[[], object]:
         _entry, lease = run_low(bench)
         bench.services.stop_warnings.warn()
         return lambda: bench.services.leases.settle(lease)
-    if kind in {NoticeKind.PERSON_SUSPENDED, NoticeKind.PERSON_RESUMED}:
-        return happen_to_ann(bench, kind)
     if kind in OF_FILES | OF_A_RESTORE or kind.value.startswith("storage"):
         return happen_to_storage(bench, kind)
-    if kind in {NoticeKind.INVITED, NoticeKind.INVITATION_ANSWERED, NoticeKind.MEMBER_REMOVED}:
-        return happen_to_members(bench, kind)
+    to_a_person = {
+        NoticeKind.PERSON_SUSPENDED: happen_to_ann,
+        NoticeKind.PERSON_RESUMED: happen_to_ann,
+        NoticeKind.SCHEDULE_REFUSED: happen_to_schedule,
+        NoticeKind.SCHEDULE_PAUSED: happen_to_schedule,
+        NoticeKind.INVITED: happen_to_members,
+        NoticeKind.INVITATION_ANSWERED: happen_to_members,
+        NoticeKind.MEMBER_REMOVED: happen_to_members,
+    }
+    if kind in to_a_person:
+        return to_a_person[kind](bench, kind)
     return (
         happen_to_request(bench, kind) if kind in REQUEST_KINDS else happen_to_allocation(bench, kind, research(bench))
     )
@@ -130,6 +139,28 @@ def happen_to_ann(bench: Bench, kind: NoticeKind) -> Callable[[], object]:
         return lift_late
     bench.services.suspensions.lift(ADMIN, "ann", "It is revoked")
     return lambda: bench.clock.pass_seconds(15 * DAY)
+
+
+def happen_to_schedule(bench: Bench, kind: NoticeKind) -> Callable[[], object]:
+    terms = ScheduleTerms(
+        title="Nightly",
+        allocation=bench.accept("ann"),
+        size="small",
+        name="n.ipynb",
+        notebook={"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []},
+        parameters={},
+        cron="0 * * * *",
+    )
+    schedule = bench.services.schedules.add("ann", terms, bench.key()).id
+    with bench.services.database.write() as connection:
+        change = (-29_999_999, "t", TransactionKind.GRANT, "lowered")
+        bench.services.lifecycle.change_limit(connection, terms.allocation, *change)
+    for _ in range(5 if kind is NoticeKind.SCHEDULE_PAUSED else 1):
+        bench.clock.pass_seconds(3600)
+        bench.services.schedule_duty.submit_due()
+    if kind is NoticeKind.SCHEDULE_PAUSED:
+        return lambda: bench.services.schedules.resume("ann", schedule)
+    return lambda: bench.services.schedules.pause("ann", schedule)
 
 
 def happen_to_storage(bench: Bench, kind: NoticeKind) -> Callable[[], object]:

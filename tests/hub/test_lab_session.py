@@ -106,4 +106,4 @@ def test_jupyter_finds_both_extensions_where_the_spawner_and_the_images_put_them
     assert enabled["ServerApp"]["jpserver_extensions"] == {hub.lab.__name__: True}
     copied = (ROOT / "images" / "labs.Dockerfile").read_text()
     for folder, target in ((LAB_CONFIG, "etc"), (LAB_SHARE, "share")):
-        assert copied.count(f"COPY {folder.relative_to(ROOT)}/ /opt/lab/{target}/jupyter/") == 2
+        assert copied.count(f"COPY {folder.relative_to(ROOT)}/ /opt/lab/{target}/jupyter/") == 3
