@@ -30,7 +30,7 @@ from allocations.runs import schedule_store
 from allocations.runs.models import Outcome
 from allocations.runs.schedule_models import ScheduleTerms
 from tests.allocations.conftest import START_MS, make_bench
-from tests.allocations.test_runs import NOTEBOOK, finish, submit
+from tests.allocations.test_runs import PARAMETRIC, finish, submit
 from tests.fresh import fresh_sqlite
 from tests.places import join
 
@@ -50,7 +50,7 @@ def add(bench: Bench, allocation: str, person: str = "ann", key: str | None = No
         "title": "Nightly",
         "size": "small",
         "name": "n.ipynb",
-        "notebook": NOTEBOOK,
+        "notebook": PARAMETRIC,
         "parameters": {"n": 1},
         "max_seconds": 600,
         "cron": "0 * * * *",
