@@ -124,6 +124,8 @@ class RunQueue:
             "executor": executor,
             "lease_id": lease.id,
             "waiting_reason": None,
+            # Where only the image was named, the version that it came to.
+            "image": lease.image,
         }
         self.runs.change(connection, run.id, **changes)
         return replace(run, **changes)

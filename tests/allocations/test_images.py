@@ -181,6 +181,15 @@ def test_what_waits_keeps_its_version_when_another_is_recommended(
     database.dispose()
 
 
+def test_a_run_that_was_queued_by_the_images_name_alone_is_recorded_with_its_version(bench: Bench) -> None:
+    run = submit(bench, bench.accept("ann"))
+    with bench.services.database.write() as connection:
+        bench.services.runs.runs.change(connection, run.id, image="base")
+    [admitted] = bench.services.runs.claim("batch", 5)
+    assert admitted.image == "base:2027.01"
+    assert bench.services.runs.get("ann", run.id).image == "base:2027.01"
+
+
 @pytest.mark.parametrize("asked", ["nothing", "base:nothing", "base:", "pipeline:1"])
 def test_what_the_catalogue_lacks_is_refused_with_what_it_has(bench: Bench, asked: str) -> None:
     with pytest.raises((UnknownImageError, InvalidImageReferenceError)) as denied:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 from allocations.factory import make_services
 from tests.allocations.test_images import OWN, policy_of_tests
 from tests.web.conftest import NOTEBOOK
+from tests.web.looking import faults_of, serving
 
 if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
     from tests.web.conftest import Site
 
 
@@ -89,3 +92,21 @@ def test_an_image_of_ones_own_is_submitted_and_a_denial_keeps_what_was_typed(sit
     [run] = site.services.runs.list_of("lead")
     assert run.image == OWN
     assert f'value="{OWN}"' in browser.get(f"/runs/new?again={run.id}").text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
+def test_axe_finds_nothing_and_nothing_scrolls_sideways(
+    site: Site, scheme: Literal["light", "dark"], width: int
+) -> None:
+    site.accept("ann")
+    site.accept("lead")
+    site.open("consortium", "Deep fields", "lead")
+    with serving(site.app) as url:
+        paths = {"ann": ["/software", "/runs/new"], "lead": ["/runs/new"]}
+        assert faults_of(url, paths, scheme, width, unfold) == {}
+
+
+def unfold(page: Page, _path: str) -> None:
+    for folded in page.locator("details:not(.m-menu)").all():
+        folded.evaluate("element => { element.open = true; }")
