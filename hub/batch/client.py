@@ -1,4 +1,12 @@
-"""Submit notebooks to run in batch, follow them and get what they made: for scripts and the command line."""
+"""Submit notebooks to run in batch, follow them and get what they made: for scripts and the command line.
+
+In a notebook, the functions of this module say whose server it is by themselves, and show how far runs are:
+
+    from hub.batch import client
+
+    run = client.submit("reduce.ipynb", detector="WFI07", retries=1)
+    run = client.wait(run)
+"""
 
 from __future__ import annotations
 
@@ -22,6 +30,7 @@ from hub.batch.service import (
     call,
     json_of,
 )
+from hub.batch.showing import Display
 from hub.batch.sources import NotebookError, notebook_at, read_notebook
 from hub.batch.sweeps import Sweep, SweepClient
 from hub.batch.tables import TableError
@@ -42,8 +51,15 @@ __all__ = [
     "Sweep",
     "SweepClient",
     "TableError",
+    "cancel",
+    "options",
+    "output",
+    "parameters",
     "parse_parameter",
     "read_notebook",
+    "runs",
+    "submit",
+    "wait",
 ]
 
 SERVICE = "/services/allocations"
@@ -274,3 +290,94 @@ def _path(run_id: str, part: str = "") -> str:
     """The path of a run; an id with a slash cannot lead to another one."""
     quoted = run_id.replace("/", "%2F")
     return f"/runs/{quoted}/{part}" if part else f"/runs/{quoted}"
+
+
+def submit(
+    notebook: Path | str,
+    *,
+    allocation: str | None = None,
+    size: str | None = None,
+    image: str | None = None,
+    max_minutes: int | None = None,
+    retries: int = 0,
+    parameters: Mapping[str, Any] | None = None,
+    **more_parameters: Any,
+) -> Run:
+    """Queue a notebook with parameters by their names, on the allocation and size that the start page would propose.
+
+    parameters: those whose names are taken here, such as `size`. Raises as `BatchClient.submit`.
+    """
+    with BatchClient.from_environment() as client:
+        if allocation is None or size is None:
+            allocation, size = _proposed(client.options(), allocation, size)
+        return client.submit(
+            notebook,
+            allocation,
+            size,
+            parameters={**(parameters or {}), **more_parameters},
+            image=image,
+            max_seconds=None if max_minutes is None else 60 * max_minutes,
+            retries=retries,
+        )
+
+
+def wait(run: Run | str, *more: Run | str) -> Run | list[Run]:
+    """Wait until runs have ended, showing how far they are; return what became of the one, or of each in a list."""
+    names = [one if isinstance(one, str) else one.id for one in (run, *more)]
+    display = Display()
+    with BatchClient.from_environment() as client:
+        found = [client.get(name) for name in names]
+        display.show(found)
+        for number, name in enumerate(names):
+
+            def show(seen: Run, number: int = number) -> None:
+                found[number] = seen
+                display.show(found)
+
+            found[number] = client.wait(name, show)
+    return found if more else found[0]
+
+
+def runs() -> list[Run]:
+    """The person's runs, newest first."""
+    with BatchClient.from_environment() as client:
+        return client.list()
+
+
+def parameters(notebook: Path | str) -> list[Parameter] | None:
+    """The parameters that a notebook takes, or None where only the run can tell."""
+    with BatchClient.from_environment() as client:
+        return client.parameters(notebook)
+
+
+def options() -> dict[str, Any]:
+    """What the person may run on now: allocations, sizes with price and hours, and why not the rest."""
+    with BatchClient.from_environment() as client:
+        return client.options()
+
+
+def output(run: Run | str, path: Path | str = ".") -> Path:
+    """Save the executed notebook, as far as it has come, and return where; path: a file or a directory."""
+    with BatchClient.from_environment() as client:
+        return client.output(run if isinstance(run, str) else run.id, path)
+
+
+def cancel(run: Run | str) -> Run:
+    """Ask for a run to stop; what it has made so far is kept."""
+    with BatchClient.from_environment() as client:
+        return client.cancel(run if isinstance(run, str) else run.id)
+
+
+def _proposed(options: Mapping[str, Any], allocation: str | None, size: str | None) -> tuple[str, str]:
+    """The allocation and size that are left out: the proposed ones, or the first size that the allocation has free."""
+    proposed = options.get("default") or {}
+    allocation = allocation or proposed.get("allocation")
+    if size is None and allocation == proposed.get("allocation"):
+        size = proposed.get("size")
+    for offer in options.get("allocations", []):
+        if size is None and offer["id"] == allocation:
+            size = next((one["name"] for one in offer["sizes"] if one["usable"]), None)
+    if not allocation or not size:
+        msg = "Nothing can be run now on any of your allocations: client.options() says why."
+        raise SettingsError(msg)
+    return allocation, size

@@ -47,7 +47,7 @@ batch.add_command(sweep)
 
 
 @batch.command()
-@click.argument("notebook", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("notebook")
 @click.option("--allocation", required=True, help="The id of the allocation to charge.")
 @click.option("--size", required=True, help="The size to run on, such as small or standard.")
 @click.option("-p", "--parameter", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter.")
@@ -62,7 +62,7 @@ batch.add_command(sweep)
 @click.option("--wait/--no-wait", default=False, help="Follow the run until it ends; exit status 1 if it fails.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def submit(  # click passes options by name
-    notebook: Path,
+    notebook: str,
     allocation: str,
     size: str,
     parameters: tuple[tuple[str, str], ...],
@@ -75,7 +75,7 @@ def submit(  # click passes options by name
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Queue a run of NOTEBOOK."""
+    """Queue a run of NOTEBOOK: a file, or git+https://host/group/repository@revision#path/to.ipynb."""
     with open_client() as client:
         run = client.submit(
             notebook,
@@ -100,9 +100,9 @@ def submit(  # click passes options by name
 
 
 @batch.command("parameters")
-@click.argument("notebook", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("notebook")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
-def show_parameters(notebook: Path, as_json: bool) -> None:
+def show_parameters(notebook: str, as_json: bool) -> None:
     """List the parameters that NOTEBOOK takes, with their types and defaults."""
     with open_client() as client:
         found = client.parameters(notebook)
@@ -282,7 +282,7 @@ def _show_record(record: dict[str, Any]) -> None:
     out.print(table, highlight=False)
 
 
-def _values(client: BatchClient, notebook: Path | str, given: tuple[tuple[str, str], ...]) -> dict[str, Any]:
+def _values(client: BatchClient, notebook: str, given: tuple[tuple[str, str], ...]) -> dict[str, Any]:
     """What `-p name value` means: where the notebook takes text, the value as it was typed."""
     if not given:
         return {}

@@ -15,9 +15,27 @@ class NotebookError(Exception):
 
 
 def notebook_at(place: Path | str) -> tuple[dict[str, Any], Source]:
-    """The notebook of a file as JSON, and where it came from. Raises NotebookError."""
+    """The notebook of a file, or of a repository (git+https://…@revision#path), as JSON, and where it came from.
+
+    Raises NotebookError.
+    """
+    if str(place).startswith("git+"):
+        return _of_repository(str(place))
     path = Path(place)
     return read_notebook(path), _source_of(path)
+
+
+def _of_repository(text: str) -> tuple[dict[str, Any], Source]:
+    # Only now: submitting a file needs none of it, and works where there is no git.
+    from hub.batch.repositories import RepositoryError, RepositoryPlace, fetch  # noqa: PLC0415
+
+    try:
+        place = RepositoryPlace.parse(text)
+        fetched = fetch(place)
+    except RepositoryError as error:
+        raise NotebookError(str(error)) from error
+    notebook = parse_notebook(fetched.content, place.path)
+    return notebook, Source("repository", place.address, fetched.commit, place.path)
 
 
 def read_notebook(path: Path) -> dict[str, Any]:
