@@ -436,7 +436,7 @@ _ANSWERS: tuple[View, ...] = (
     _RECORD,
     _SECRET,
     SecretList(secrets=[_SECRET]),
-    RunEnvironment(values={"SURVEY_TOKEN": "the value"}),
+    RunEnvironment(values={"SURVEY_TOKEN": "the value"}, output={}),
     _NOTICE,
     NoticeList(notices=[_NOTICE], unread=1, next_before=None),
     *STORAGE_ANSWERS,

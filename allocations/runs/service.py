@@ -31,6 +31,7 @@ from allocations.runs.models import (
     RunState,
     RunView,
 )
+from allocations.runs.places import keys_of, require_place
 from allocations.runs.provenance import RECORD_BYTES_MAX, ended_record, submitted_record
 from allocations.runs.secrets import require_names
 from allocations.runs.submissions import require_file_name, require_notebook, require_parameters
@@ -62,7 +63,8 @@ CLAIM_WINDOW = 500
 class Submission:
     """What a person submits. `notebook` is the parsed .ipynb, `max_seconds` None for the policy's default.
 
-    environment: the names of the person's secrets that the notebook gets. replay_of: the run that this one repeats.
+    environment: the names of the person's secrets that the notebook gets. output: where what it makes is saved as well.
+    replay_of: the run that this one repeats.
     """
 
     person: str
@@ -75,6 +77,7 @@ class Submission:
     max_seconds: int | None = None
     replay_of: str | None = None
     environment: Sequence[str] = ()
+    output: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +127,7 @@ class RunService:
         content = require_notebook(submission.notebook, rules.notebook_max_bytes)
         parameters = require_parameters(submission.parameters)
         name = require_file_name(submission.name)
-        environment = require_names(submission.environment)
+        environment, output = require_names(submission.environment), require_place(submission.output)
         max_seconds = submission.max_seconds or rules.default_max_seconds
         if not 0 < max_seconds <= rules.longest_seconds:
             raise InvalidInputError(
@@ -145,7 +148,7 @@ class RunService:
             if answer is not None:
                 return RunView.model_validate_json(answer)
             self.leases.check(connection, request)
-            self.secrets.require(connection, submission.person, environment)
+            self.secrets.require(connection, submission.person, [*environment, *keys_of(output)[0]])
             size = self.policy.size(submission.size)
             run = Run(
                 id=self.new_id("r"),
@@ -176,6 +179,7 @@ class RunService:
                 provenance=submitted_record(content),
                 replay_of=submission.replay_of,
                 environment=json.dumps(environment) if environment else None,
+                output=output,
             )
             # The file first: a run in the queue always has its notebook; a file without a run harms nobody.
             self.files.write_input(run.id, content)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 router = APIRouter()
-FIELDS = ("notebook", "again", "choice", "image", "parameters", "minutes", "key")
+FIELDS = ("notebook", "again", "choice", "image", "parameters", "minutes", "key", "output")
 SEPARATOR = "::"  # between the allocation and the size of a choice
 UPLOAD = "upload"
 AGAIN = "again"
@@ -87,6 +87,7 @@ def _to_submission(request: Request, services: Wired, sent: Sent) -> Submission:
         image=sent.text("image") or None,
         max_seconds=to_seconds(sent.text("minutes"), "Maximum minutes"),
         environment=sent.texts("environment"),
+        output=sent.text("output"),
     )
 
 
@@ -118,6 +119,7 @@ def _values_of(run: RunView) -> dict[str, str]:
         "left_out": ", ".join(left_out),
         "minutes": str(math.ceil(run.max_seconds / SECONDS_PER_MINUTE)),
         "key": new_key(),
+        "output": run.output or "",
     }
 
 
@@ -146,7 +148,7 @@ def _form(
         startable=options.agreement.accepted and any(offer.usable for offer in options.allocations),
         examples=examples.all(),
         repeated=repeated,
-        values={"choice": default, "image": "", "parameters": "", "left_out": ""} | dict(values),
+        values={"choice": default, "image": "", "parameters": "", "left_out": "", "output": ""} | dict(values),
         longest_minutes=services.policy.runs.longest_seconds // SECONDS_PER_MINUTE,
         separator=SEPARATOR,
         upload=UPLOAD,

@@ -119,11 +119,13 @@ class BatchClient:
         name: str | None = None,
         idempotency_key: str | None = None,
         environment: Iterable[str] = (),
+        save_to: str | None = None,
     ) -> Run:
         """Queue the notebook file. An answer that gets lost is asked for again, and queues nothing twice.
 
         max_seconds: the longest it may run, the policy's default if None. name: the file's own if
         None. environment: names of your secrets, each of which is a variable of the notebook.
+        save_to: where the output goes as well: home:FOLDER, scratch:FOLDER or s3://BUCKET/PREFIX.
         Raises NotebookError for a file that is not a notebook.
         """
         path = Path(notebook)
@@ -136,6 +138,7 @@ class BatchClient:
             "parameters": dict(parameters or {}),
             "max_seconds": max_seconds,
             "environment": list(environment),
+            "output": save_to,
         }
         return self._post_once("/runs", body, {"Idempotency-Key": idempotency_key or str(uuid.uuid4())})
 

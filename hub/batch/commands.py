@@ -84,6 +84,7 @@ def batch() -> None:
 @click.option("--image", help="The image; the platform's default when left out.")
 @click.option("--max-minutes", type=click.IntRange(min=1), help="The longest it may run; its whole price is held.")
 @click.option("--secret", "secrets", multiple=True, metavar="NAME", help="A secret of yours that the notebook gets.")
+@click.option("--save-to", metavar="PLACE", help="home:FOLDER, scratch:FOLDER or s3://BUCKET/PREFIX, as well.")
 @click.option("--wait/--no-wait", default=False, help="Follow the run until it ends; exit status 1 if it fails.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def submit(  # click passes options by name
@@ -94,6 +95,7 @@ def submit(  # click passes options by name
     image: str | None,
     max_minutes: int | None,
     secrets: tuple[str, ...],
+    save_to: str | None,
     wait: bool,
     as_json: bool,
 ) -> None:
@@ -107,6 +109,7 @@ def submit(  # click passes options by name
             image=image,
             max_seconds=None if max_minutes is None else max_minutes * 60,
             environment=secrets,
+            save_to=save_to,
         )
         if not wait:
             _show(run, as_json=as_json)

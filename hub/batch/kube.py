@@ -59,7 +59,18 @@ SNAPSHOT_SECONDS = 0.5
 AWAY_SECONDS = 1.0
 # After an order to end: the node's own time to carry it out.
 KILL_GRACE_SECONDS = 1
-RUNNER_MODULES = ("__init__", "ends", "environment", "files", "model", "notebook", "processes", "provenance", "runner")
+RUNNER_MODULES = (
+    "__init__",
+    "ends",
+    "environment",
+    "files",
+    "model",
+    "notebook",
+    "outputs",
+    "processes",
+    "provenance",
+    "runner",
+)
 RUNNER_MAIN = "import sys\nfrom hub.batch.runner import main\nsys.exit(main(sys.argv[1:]))\n"
 
 Key = tuple[str, int]

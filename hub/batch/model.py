@@ -116,11 +116,12 @@ class Run:
     end_code: str | None
     remedy: str | None
     environment: tuple[str, ...] = ()
+    output: str | None = None
 
     @property
     def is_given(self) -> bool:
-        """Whether the run is given secrets."""
-        return bool(self.environment)
+        """Whether the run is given secrets: for its notebook, or to save its output with."""
+        return bool(self.environment) or (self.output or "").startswith("s3://")
 
     @property
     def active(self) -> bool:
@@ -161,6 +162,7 @@ class Run:
             end_code=data.get("end_code"),
             remedy=data.get("remedy"),
             environment=tuple(data.get("environment") or ()),
+            output=data.get("output"),
         )
 
 
