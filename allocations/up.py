@@ -369,6 +369,7 @@ class Platform:
                 [python, "-m", "hub.batch.executor"],
                 common
                 | homes
+                | folders
                 | {
                     "MERIDIAN_ALLOCATIONS_URL": allocations_url,
                     "MERIDIAN_TOKEN_BATCH": tokens["batch"],

@@ -576,7 +576,7 @@ _ANSWERS: tuple[View, ...] = (
     _ESTIMATE,
     _SECRET,
     SecretList(secrets=[_SECRET]),
-    RunEnvironment(values={"SURVEY_TOKEN": "the value"}),
+    RunEnvironment(values={"SURVEY_TOKEN": "the value"}, output={}),
     _SCHEDULE,
     ScheduleList(schedules=[ScheduleView(**_SCHEDULE.model_dump(exclude={"coming", "times"}))]),
     PreviewView(cron=_SCHEDULE.cron, zone=_SCHEDULE.zone, words=_SCHEDULE.words, coming=[_PLANNED]),

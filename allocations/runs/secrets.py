@@ -18,6 +18,7 @@ from pydantic import Field
 from allocations.clock import to_rfc3339
 from allocations.errors import AllocationsError, InvalidInputError, NotFoundError
 from allocations.leases.views import View
+from allocations.runs.places import keys_of
 from allocations.runs.states import ACTIVE_STATES
 
 if TYPE_CHECKING:
@@ -70,9 +71,10 @@ class SecretView(View):
 
 
 class RunEnvironment(View):
-    """What a run is given: variables for its notebook."""
+    """What a run is given: variables for its notebook, and the keys with which its output is saved, not for it."""
 
     values: dict[str, str] = Field(repr=False)
+    output: dict[str, str] = Field(repr=False)
 
 
 class Vault:
@@ -192,11 +194,16 @@ class SecretService:
             run = self.runs.get(connection, run_id)
             if run is None or run.state not in ACTIVE_STATES:
                 raise NotFoundError(f"There is no run {run_id!r} that begins.", "Look it up in the list of runs.")
-            names = json.loads(run.environment or "[]")
-            sealed = self.require(connection, run.person, names)
-            values = {name: self.vault.open(run.person, name, sealed[name]) for name in names}
-            self.store.mark_used(connection, run.person, names, self.clock.now_ms())
-        return RunEnvironment(values=values)
+            names: list[str] = json.loads(run.environment or "[]")
+            keys, options = keys_of(run.output)
+            sealed = self.require(connection, run.person, [*names, *keys])
+            sealed |= self.store.sealed(connection, run.person, options)
+            opened = {name: self.vault.open(run.person, name, value) for name, value in sealed.items()}
+            self.store.mark_used(connection, run.person, list(opened), self.clock.now_ms())
+        return RunEnvironment(
+            values={name: opened[name] for name in names},
+            output={name: opened[name] for name in (*keys, *options) if name in opened},
+        )
 
     def require(self, connection: Connection, person: str, names: Collection[str]) -> dict[str, str]:
         """Return the sealed secrets; SecretMissingError names those that the person does not have."""

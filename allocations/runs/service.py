@@ -31,6 +31,7 @@ from allocations.runs.models import (
     RunView,
 )
 from allocations.runs.notebook_parameters import fitting, parameters_of
+from allocations.runs.places import keys_of, require_place
 from allocations.runs.provenance import RECORD_BYTES_MAX, ended_record, submitted_record
 from allocations.runs.retries import is_repeated, is_retried, queued_again, retry
 from allocations.runs.secrets import require_names
@@ -77,7 +78,7 @@ class Submission:
     `after` names runs of the same person that it waits for, `waits_for` what they must have come to;
     `replay_of` the run that this one repeats.
     `retries`: how often it is tried again when the notebook fails, each attempt charged; `environment`: the names of
-    the person's secrets that the notebook gets.
+    the person's secrets that the notebook gets; `output`: where what it makes is saved as well.
     """
 
     person: str
@@ -94,6 +95,7 @@ class Submission:
     retries: int = 0
     source: RunSource | None = None
     environment: Sequence[str] = ()
+    output: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +110,7 @@ class Prepared:
     retries: int
     source: str | None
     environment: str | None
+    output: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +183,8 @@ class RunService:
         source = require_source(submission.source)
         names = require_names(submission.environment)
         environment = json.dumps(names) if names else None
-        return Prepared(submission, name, content, parameters, max_seconds, retries, source, environment)
+        output = require_place(submission.output)
+        return Prepared(submission, name, content, parameters, max_seconds, retries, source, environment, output)
 
     def check_within(self, connection: Connection, prepared: Prepared) -> None:
         """Raise the AllocationsError for which a submission would be refused now."""
@@ -195,7 +199,8 @@ class RunService:
             max_seconds=prepared.max_seconds,
         )
         self.leases.check(connection, request)
-        self.secrets.require(connection, submission.person, submission.environment)
+        names = [*submission.environment, *keys_of(prepared.output)[0]]
+        self.secrets.require(connection, submission.person, names)
 
     def submit_within(self, connection: Connection, prepared: Prepared) -> Run:
         """Queue a run in the caller's transaction; an AllocationsError leaves nothing written in it."""
@@ -237,6 +242,7 @@ class RunService:
             retries=prepared.retries,
             source=prepared.source,
             environment=prepared.environment,
+            output=prepared.output,
         )
         # The file first: a run in the queue always has its notebook; a file without a run harms nobody.
         self.files.write_input(run.id, prepared.content)

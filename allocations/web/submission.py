@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 router = APIRouter()
 RunnerPage = Annotated[Identity, Depends(page_needs(Scope.RUN))]
 RunForm = Annotated[Sent, Depends(form_needs(Scope.RUN))]
-FIELDS = ("choice", "image", "custom_image", "parameters", "minutes", "retries", "key")
+FIELDS = ("choice", "image", "custom_image", "parameters", "minutes", "retries", "key", "output")
 SEPARATOR = "::"  # between the allocation and the size of a choice
 UPLOAD = "upload"
 
@@ -205,6 +205,7 @@ def _to_submission(
         retries=retries or 0,
         source=chosen.source,
         environment=environment,
+        output=values["output"],
     )
 
 
@@ -235,6 +236,7 @@ def _first_values(services: Wired, chosen: Chosen) -> dict[str, str]:
         "minutes": str(math.ceil(run.max_seconds / SECONDS_PER_MINUTE)),
         "retries": str(run.retries),
         "key": new_key(),
+        "output": run.output or "",
     }
 
 
@@ -281,7 +283,8 @@ def _form(
         chosen=chosen,
         fields=fields_of(chosen.parameters, chosen.repeated.parameters if chosen.repeated else {}, written),
         with_lines=not has_fields(chosen.parameters),
-        values={"choice": default, "image": "", "custom_image": "", "parameters": "", "left_out": ""} | dict(values),
+        values={"choice": default, "image": "", "custom_image": "", "parameters": "", "left_out": "", "output": ""}
+        | dict(values),
         longest_minutes=services.policy.runs.longest_seconds // SECONDS_PER_MINUTE,
         retries_max=services.policy.runs.retries_max,
         separator=SEPARATOR,

@@ -147,6 +147,7 @@ class BatchClient:
         retries: int = 0,
         idempotency_key: str | None = None,
         environment: Iterable[str] = (),
+        save_to: str | None = None,
     ) -> Run:
         """Queue a notebook. An answer that gets lost is asked for again, and queues nothing twice.
 
@@ -156,7 +157,8 @@ class BatchClient:
         succeeded first; if one of them does not, the run is cancelled, or with even_if_failed begins all the
         same. Raises NotebookError for what is not a notebook, or cannot be had; ServiceRefusalError also for
         parameters that the notebook does not take. environment: names of your secrets, each of which is a
-        variable of the notebook.
+        variable of the notebook. save_to: where the output goes as well: home:FOLDER, scratch:FOLDER or
+        s3://BUCKET/PREFIX.
         """
         content, source = notebook_at(notebook)
         body = {
@@ -172,6 +174,7 @@ class BatchClient:
             "retries": retries,
             "source": source.to_json(),
             "environment": list(environment),
+            "output": save_to,
         }
         return Run.from_json(self._send("/runs", body, idempotency_key))
 

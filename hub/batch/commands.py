@@ -59,6 +59,7 @@ batch.add_command(sweep)
     "--retries", type=click.IntRange(min=0), default=0, help="How often to try again if it fails; each costs."
 )
 @click.option("--secret", "secrets", multiple=True, metavar="NAME", help="A secret of yours that the notebook gets.")
+@click.option("--save-to", metavar="PLACE", help="home:FOLDER, scratch:FOLDER or s3://BUCKET/PREFIX, as well.")
 @click.option("--wait/--no-wait", default=False, help="Follow the run until it ends; exit status 1 if it fails.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def submit(  # click passes options by name
@@ -72,6 +73,7 @@ def submit(  # click passes options by name
     even_if_failed: bool,
     retries: int,
     secrets: tuple[str, ...],
+    save_to: str | None,
     wait: bool,
     as_json: bool,
 ) -> None:
@@ -88,6 +90,7 @@ def submit(  # click passes options by name
             even_if_failed=even_if_failed,
             retries=retries,
             environment=secrets,
+            save_to=save_to,
         )
         if not wait:
             _show(run, as_json=as_json)

@@ -78,7 +78,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What the executor tells the runner, in `run.json`. is_given: whether there are secrets to wait for."""
+    """What the executor tells the runner, in `run.json`. is_given: whether there are secrets to wait for.
+
+    name, output: what the notebook is called, and where it is saved as well.
+    """
 
     id: str
     attempt: int
@@ -88,6 +91,8 @@ class RunSpec:
     max_seconds: int
     memory_bytes: int
     is_given: bool = False
+    name: str = "output.ipynb"
+    output: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -99,6 +104,8 @@ class RunSpec:
             "max_seconds": self.max_seconds,
             "memory_bytes": self.memory_bytes,
             "is_given": self.is_given,
+            "name": self.name,
+            "output": self.output,
         }
 
 
@@ -298,4 +305,6 @@ def spec_of(run: Run, home: Path) -> RunSpec:
         max_seconds=run.max_seconds,
         memory_bytes=run.resources.memory_bytes,
         is_given=run.is_given,
+        name=run.name or "output.ipynb",
+        output=run.output,
     )

@@ -66,6 +66,7 @@ RUNNER_MODULES = (
     "files",
     "model",
     "notebook",
+    "outputs",
     "processes",
     "provenance",
     "record",

@@ -16,6 +16,7 @@ from hub.batch.backend import Exited, Gone, Running, StartError
 from hub.batch.environment import memory_of
 from hub.batch.files import RunDirectory, RunDirectoryError, notebook_of, spec_of
 from hub.batch.processes import kill_marked, living_marked, read_stat, send
+from hub.spawner.homes import prepare_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -144,6 +145,11 @@ class LocalBackend:
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         return home
 
+    def _folders(self, run: Run) -> dict[str, str]:
+        """The scratch space of the run's allocation, as a server has it."""
+        root = self._environment.get("MERIDIAN_SCRATCH_FOLDERS")
+        return {"MERIDIAN_SCRATCH": str(prepare_folder(Path(root), run.allocation))} if root else {}
+
     def _runner_environment(self, run: Run, directory: RunDirectory, home: Path) -> dict[str, str]:
         """Built from nothing: what is not named here does not reach a notebook."""
         threads = str(max(1, int(run.resources.cores)))
@@ -157,6 +163,7 @@ class LocalBackend:
             "LOGNAME": run.person,
             "MERIDIAN_RUN_ID": run.id,
             MARK: str(directory.path),
+            **self._folders(run),
             "OMP_NUM_THREADS": threads,
             # Each thread's own arena reserves 64 MiB of the address space, which is limited.
             "MALLOC_ARENA_MAX": "2",

@@ -189,11 +189,12 @@ class Run:
     sweep_row: int | None = None
     recorded: dict[str, Any] = field(default_factory=dict)
     environment: tuple[str, ...] = ()
+    output: str | None = None
 
     @property
     def is_given(self) -> bool:
-        """Whether the run is given secrets."""
-        return bool(self.environment)
+        """Whether the run is given secrets: for its notebook, or to save its output with."""
+        return bool(self.environment) or (self.output or "").startswith("s3://")
 
     @property
     def active(self) -> bool:
@@ -243,6 +244,7 @@ class Run:
             sweep_row=data.get("sweep_row"),
             recorded=data.get("recorded") or {},
             environment=tuple(data.get("environment") or ()),
+            output=data.get("output"),
         )
 
 

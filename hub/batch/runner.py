@@ -22,8 +22,9 @@ from hub.batch import ends
 from hub.batch.environment import Given, NotGivenError, SecretMissingError, ask, read_from_input
 from hub.batch.files import RunDirectory, RunDirectoryError, RunProcess, RunSpec, write_atomically
 from hub.batch.model import RunError, RunResult, named_cell, now_utc, to_text
+from hub.batch.outputs import Made, NotSavedError, save
 from hub.batch.processes import adopt_orphans, kill_descendants, living_descendants, read_stat, send
-from hub.batch.provenance import make_record
+from hub.batch.provenance import declared, make_record
 from hub.batch.record import read_recorded_file
 
 if TYPE_CHECKING:
@@ -239,6 +240,31 @@ def keep_provenance(directory: RunDirectory, spec: RunSpec, record: RunRecord) -
         record.wrote(f"The run's provenance could not be recorded: {type(fault).__name__}: {fault}\n")
 
 
+def save_output(
+    directory: RunDirectory, spec: RunSpec, record: RunRecord, given: Given, end: tuple[Outcome, RunError | None]
+) -> tuple[Outcome, RunError | None]:
+    """Save what a run made that came to its end where its person wants it, and return that end or a new one.
+
+    That it can't be saved fails a run that would have succeeded; one that has failed keeps its own reason.
+    """
+    if spec.output is None or end[0] not in {"succeeded", "failed"} or not directory.output.is_file():
+        return end
+    home = Path(spec.home)
+    roots = {"home": home}
+    if scratch := os.environ.get("MERIDIAN_SCRATCH"):
+        roots["scratch"] = Path(scratch)
+    executed = json.loads(directory.output.read_bytes())
+    files = [home / one["path"] for one in declared(executed, "outputs") if "://" not in one["path"]]
+    made = Made(spec.id, spec.name, directory.output, tuple(path for path in files if path.is_file()))
+    try:
+        record.wrote(f"Saved to {save(spec.output, made, roots, given.output)}\n")
+    except NotSavedError as failure:
+        if end[0] == "succeeded":
+            return "failed", RunError(None, "OutputNotSaved", str(failure), "", ends.OUTPUT_NOT_SAVED)
+        record.wrote(f"{failure}\n")
+    return end
+
+
 def main(arguments: list[str], clock: Callable[[], datetime] = now_utc) -> int:
     """Execute the run in the directory of the first argument, as ATTEMPT in POD if these follow: the exit status."""
     directory = RunDirectory(Path(arguments[0]).absolute())
@@ -277,6 +303,7 @@ def main(arguments: list[str], clock: Callable[[], datetime] = now_utc) -> int:
         else:
             outcome, error = execute(directory, spec, record, given, () if in_pod else RUNNER_VARIABLES)
             keep_provenance(directory, spec, record)
+            outcome, error = save_output(directory, spec, record, given, (outcome, error))
         if not record.finish(outcome, error):
             guard.join()
     finally:

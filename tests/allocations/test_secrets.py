@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 from allocations.db.schema import secrets
 from allocations.errors import InvalidInputError, NotFoundError
 from allocations.runs.models import Outcome
+from allocations.runs.places import require_place
 from allocations.runs.secrets import (
     SECRETS_MAX,
     VALUE_BYTES_MAX,
@@ -138,3 +139,54 @@ def test_without_a_key_nothing_is_kept_and_a_wrong_one_is_named() -> None:
     for wrong in ("short", "5e" * 31, "zz" * 32):
         with pytest.raises(InvalidInputError, match="MERIDIAN_SECRETS_KEY"):
             Vault([wrong])
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        (None, None),
+        ("  ", None),
+        ("home:", "home:"),
+        ("home:/results//m31/", "home:results/m31"),
+        ("scratch:a b", "scratch:a b"),
+        ("s3://bucket", "s3://bucket"),
+        ("s3://my.bucket-1/pre/fix/", "s3://my.bucket-1/pre/fix"),
+    ],
+)
+def test_a_place_of_output_is_kept_in_one_form(text: str | None, kept: str | None) -> None:
+    assert require_place(text) == kept
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/etc",
+        "results",
+        "home:../eve",
+        "home:a/./b",
+        "scratch:a\0b",
+        "s3://",
+        "s3://B",
+        "s3://ab/../c",
+        "s3://-ab",
+        "x" * 999,
+    ],
+)
+def test_what_is_no_place_is_refused(bench: Bench, text: str) -> None:
+    with pytest.raises(InvalidInputError, match="place of the output"):
+        submit(bench, bench.accept("ann"), output=text)
+
+
+def test_a_bucket_needs_the_persons_keys_which_the_notebook_does_not_get(bench: Bench) -> None:
+    entry = bench.accept("ann")
+    with pytest.raises(SecretMissingError, match="AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"):
+        submit(bench, entry, output="s3://bucket/prefix")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "OTHER"):
+        bench.services.secrets.put("ann", name, f"the {name}")
+    run = submit(bench, entry, output="s3://bucket/prefix", environment=("OTHER",))
+    assert run.output == "s3://bucket/prefix"
+    bench.services.runs.claim("batch", 1)
+    given = bench.services.secrets.environment_of(run.id)
+    assert given.values == {"OTHER": "the OTHER"}
+    assert given.output.keys() == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"}
+    assert "the AWS" not in repr(given)

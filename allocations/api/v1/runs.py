@@ -78,6 +78,9 @@ class SubmitBody(Body):
     environment: Annotated[list[str], Field(max_length=100, description="Names of the caller's secrets")] = Field(
         default_factory=list
     )
+    output: (
+        Annotated[str, Field(max_length=512, description="home:FOLDER, scratch:FOLDER or s3://BUCKET/PREFIX")] | None
+    ) = None
     after: Annotated[
         list[str],
         Field(
@@ -198,6 +201,7 @@ def submit(body: SubmitBody, services: Wired, caller: Runner, idempotency_key: I
         retries=body.retries,
         source=body.source,
         environment=body.environment,
+        output=body.output,
     )
     try:
         run = services.runs.submit(submission, key)
