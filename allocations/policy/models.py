@@ -198,6 +198,9 @@ class RunRules(PolicyModel):
     longest_seconds: PositiveInt
     attempts: PositiveInt
     notebook_max_bytes: PositiveInt
+    interactive_reserve_percent: Annotated[
+        int, Field(ge=0, le=90, description="What batch leaves for servers, of the cores that an allocation may run")
+    ] = 10
     sweep_runs_max: Annotated[PositiveInt, Field(description="How many runs a sweep may have")] = 10_000
 
 

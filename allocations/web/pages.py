@@ -34,6 +34,8 @@ from allocations.web import (
     session,
     storage,
     submission,
+    sweep_form,
+    sweeps,
     tree,
     use,
 )
@@ -51,7 +53,7 @@ def install(app: FastAPI, prefix: str) -> None:
     app.state.assets = assets.Assets(prefix)
     app.state.examples = ExampleNotebooks(Path(os.environ.get("MERIDIAN_EXAMPLES", ROOT / "example-notebooks")))
     pages = APIRouter(prefix=prefix, include_in_schema=False)
-    # The submission of runs comes before the runs: its /runs/new would be taken for the id of one.
+    # What submits runs and sweeps comes before these: its /runs/new would be taken for the id of one.
     for part in (
         assets,
         session,
@@ -68,6 +70,8 @@ def install(app: FastAPI, prefix: str) -> None:
         publications,
         submission,
         runs,
+        sweep_form,
+        sweeps,
         applications,
         notices,
         preferences,

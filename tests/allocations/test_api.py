@@ -174,7 +174,7 @@ def test_a_request_from_submission_to_award_and_the_audit_log(client: TestClient
 def test_health_tells_version_database_and_worker_lag(client: TestClient) -> None:
     health = client.get(f"{API}/health").json()
     assert (health["status"], health["database"], health["worker_lag_seconds"]) == ("degraded", "ok", None)
-    assert health["database_revision"] == "0011"
+    assert health["database_revision"] == "0012"
 
 
 def test_metrics_are_labelled_by_route_not_by_id(client: TestClient) -> None:
