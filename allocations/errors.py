@@ -61,6 +61,10 @@ class AtOnceLimitError(AllocationsError):
     title = "Too much is running at once"
 
 
+class MemberAtOnceLimitError(AtOnceLimitError):
+    """What a lead lets one member run: others are not concerned."""
+
+
 class AllocationNotActiveError(AllocationsError):
     code = "allocation_not_active"
     status = 403

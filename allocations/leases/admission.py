@@ -35,6 +35,7 @@ from allocations.leases.rules import (
     require_cap,
     require_not_suspended,
     require_room,
+    require_room_beside_servers,
     require_size,
     require_usable,
 )
@@ -317,8 +318,10 @@ class Admission:
             require_room(limits, size, InUse(own.servers), InUse(), is_server=True)
         else:
             require_room(limits, size, own, in_tree, is_server=is_server)
+            if not is_server:
+                require_room_beside_servers(self.policy, limits, size, own, in_tree)
         # Decided: whoever comes after in this batch finds it taken.
-        taken = InUse(int(is_server), size.cores, size.gpus)
+        taken = InUse(int(is_server), size.cores, size.gpus, size.cores if is_server else 0)
         view.spent[place] = (held + amounts.get(Unit.CREDITS, 0), charged)
         on_tree[request.person] = own + taken
         view.in_trees[allocation.root_id] = in_tree + taken

@@ -16,6 +16,7 @@ from allocations.leases.rules import (
     effective_limits,
     require_not_suspended,
     require_room,
+    require_room_beside_servers,
     require_size,
     require_usable,
 )
@@ -156,6 +157,8 @@ class OfferService:
                 if why_not is None:
                     require_size(limits, size)
                     require_room(limits, size, own, tree, is_server=is_server)
+                    if not is_server:
+                        require_room_beside_servers(self.policy, limits, size, own, tree)
             except AllocationsError as error:
                 why_not = error.detail
             per_second = {Unit.CREDITS: rate, Unit.CORE_SECONDS: size.cores, Unit.GPU_SECONDS: size.gpus}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -12,6 +13,7 @@ from allocations.errors import (
     AllocationNotActiveError,
     AtOnceLimitError,
     InsufficientBalanceError,
+    MemberAtOnceLimitError,
     PersonSuspendedError,
     SizeNotAllowedError,
 )
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from allocations.lifecycle.models import Allocation, Member, Override, Suspension
     from allocations.policy.models import Policy, Shape, Size
 
+PERCENT = 100
 REQUEST_URL = "/services/allocations/requests/new"
 
 
@@ -68,14 +71,25 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class InUse:
-    """What runs now, counted over open leases: of a person, or of a whole tree."""
+    """What runs now, counted over open leases: of a person, or of a whole tree; `server_cores` are of servers alone."""
 
     servers: int = 0
     cores: int = 0
     gpus: int = 0
+    server_cores: int = 0
 
     def __add__(self, other: InUse) -> InUse:
-        return InUse(self.servers + other.servers, self.cores + other.cores, self.gpus + other.gpus)
+        return InUse(
+            self.servers + other.servers,
+            self.cores + other.cores,
+            self.gpus + other.gpus,
+            self.server_cores + other.server_cores,
+        )
+
+    @property
+    def batch_cores(self) -> int:
+        """The cores of batch runs."""
+        return self.cores - self.server_cores
 
 
 def effective_limits(
@@ -200,6 +214,34 @@ def require_size(limits: Limits, size: Size) -> None:
         )
 
 
+def require_room_beside_servers(policy: Policy, limits: Limits, size: Size, own: InUse, tree: InUse) -> None:
+    """Raise AtOnceLimitError when a batch run of the size would take what is left to those who start a server.
+
+    That is the policy's share of the allocation's cores, and of a member's cap the smallest server; what servers run
+    on already counts towards it. A run beside which no other runs in batch may take all: else no size of a small
+    allocation would be left for one.
+    """
+    percent = policy.runs.interactive_reserve_percent
+    if percent == 0:
+        return
+    smallest = policy.sizes[0].cores
+    kept = max(smallest, math.ceil(limits.cores * percent / PERCENT), tree.server_cores)
+    if tree.batch_cores and tree.batch_cores + size.cores + kept > limits.cores:
+        raise AtOnceLimitError(
+            f"This allocation may run {limits.cores} cores at once, and {kept} of them are left to servers; "
+            f"{tree.batch_cores} run in batch now and this needs {size.cores} more.",
+            "It waits for other runs to end.",
+        )
+    most = limits.member_cores
+    kept = max(smallest, own.server_cores)
+    if most is not None and own.batch_cores and own.batch_cores + size.cores + kept > most:
+        raise MemberAtOnceLimitError(
+            f"A lead of this allocation lets you run {most} cores at once, {kept} of them left to your servers; "
+            f"you run {own.batch_cores} in batch now and this needs {size.cores} more.",
+            "It waits for other runs of yours to end.",
+        )
+
+
 def require_room(limits: Limits, size: Size, own: InUse, tree: InUse, *, is_server: bool) -> None:
     """Raise AtOnceLimitError when starting the size would exceed what may run at once."""
     if is_server and own.servers + 1 > limits.servers_per_person:
@@ -223,7 +265,7 @@ def require_room(limits: Limits, size: Size, own: InUse, tree: InUse, *, is_serv
                 "Stop a server or a run of it first, or choose a smaller size.",
             )
         if most_of_member is not None and own_used + asked > most_of_member:
-            raise AtOnceLimitError(
+            raise MemberAtOnceLimitError(
                 f"A lead of this allocation lets you run {most_of_member} {what} at once; "
                 f"you run {own_used} now and this needs {asked} more.",
                 "Stop one of your servers or runs first, choose a smaller size, or ask the lead.",

@@ -41,6 +41,7 @@ _IN_USE = (
         func.sum(case((_C.kind == LeaseKind.INTERACTIVE, 1), else_=0)),
         func.sum(_C.cores),
         func.sum(_C.gpus),
+        func.sum(case((_C.kind == LeaseKind.INTERACTIVE, _C.cores), else_=0)),
     )
     .where(_C.root_id.in_(bindparam("roots", expanding=True)), _OPEN)
     .group_by(_C.root_id, _WHO)
@@ -301,10 +302,8 @@ class LeaseStore:
     ) -> dict[str, dict[str | None, InUse]]:
         """Count what is open on trees of allocations, by root and person; that of all others together under None."""
         found: dict[str, dict[str | None, InUse]] = {}
-        for root_id, person, servers, cores, gpus in connection.execute(
-            _IN_USE, {"roots": list(root_ids), "people": list(people)}
-        ):
-            found.setdefault(root_id, {})[person] = InUse(int(servers), int(cores), int(gpus))
+        for root_id, person, *counts in connection.execute(_IN_USE, {"roots": list(root_ids), "people": list(people)}):
+            found.setdefault(root_id, {})[person] = InUse(*map(int, counts))
         return found
 
     def spent_by(self, connection: Connection, members: Iterable[Member]) -> dict[tuple[str, str], tuple[int, int]]:

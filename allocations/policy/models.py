@@ -188,6 +188,9 @@ class RunRules(PolicyModel):
     attempts: PositiveInt
     retries_max: NonNegativeInt
     notebook_max_bytes: PositiveInt
+    interactive_reserve_percent: Annotated[
+        int, Field(ge=0, le=90, description="What batch leaves for servers, of the cores that an allocation may run")
+    ] = 10
     sweep_runs_max: Annotated[PositiveInt, Field(description="How many runs a sweep may have")] = 10_000
     schedules_max: Annotated[PositiveInt, Field(description="Schedules that one person may have")]
     schedule_refusals_max: Annotated[PositiveInt, Field(description="Refusals in a row that pause a schedule")]

@@ -8,10 +8,16 @@ counted while it is locked, so that two executors together admit no more of them
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from allocations.errors import AllocationsError, AtOnceLimitError, InsufficientBalanceError, StorageLockedError
+from allocations.errors import (
+    AllocationsError,
+    AtOnceLimitError,
+    InsufficientBalanceError,
+    MemberAtOnceLimitError,
+    StorageLockedError,
+)
 from allocations.leases.models import LeaseKind, LeaseRequest
 from allocations.runs.ends import EndCode
 from allocations.runs.models import Run, RunError, RunState
@@ -32,17 +38,24 @@ CLAIM_WINDOW = 500
 
 @dataclass(slots=True)
 class _Turns:
-    """What waits and what runs, as one claim found it and changed it since."""
+    """What waits and what runs, as one claim found it and changed it since.
+
+    `roots` are of the allocations, `taken` the (cores, GPUs) of sweeps' active runs by tree and person. Whoever is
+    `kept_back` (a tree, or a person on it) has sweeps that leave what becomes free to a run before them.
+    """
 
     heads: list[Run]
     active: Counter[tuple[str, str]]
+    roots: dict[str, str]
+    taken: dict[tuple[str, str], tuple[int, int]]
+    kept_back: dict[tuple[str, str | None], Run] = field(default_factory=dict)
 
     def next(self) -> Run | None:
-        """Return the head whose turn it is."""
+        """Take the head whose turn it is."""
         on_allocation: Counter[str] = Counter()
         for (allocation, _), count in self.active.items():
             on_allocation[allocation] += count
-        return min(
+        head = min(
             self.heads,
             key=lambda one: (
                 on_allocation[one.allocation_id],
@@ -54,6 +67,41 @@ class _Turns:
             ),
             default=None,
         )
+        if head is not None:
+            self.heads.remove(head)
+        return head
+
+    def admit(self, run: Run, following: Run | None) -> None:
+        """Note that a run was admitted, and which of its kind comes next."""
+        self.active[run.allocation_id, run.person] += 1
+        if run.sweep_id is not None:
+            place = self.roots[run.allocation_id], run.person
+            cores, gpus = self.taken.get(place, (0, 0))
+            self.taken[place] = cores + run.cores, gpus + run.gpus
+        if following is not None:
+            self.heads.append(following)
+
+    def keep_back(self, run: Run, error: AtOnceLimitError) -> None:
+        """Let the sweeps after a run that found no room leave what they free to it, if that will be enough for it.
+
+        Small runs would else take each core as it becomes free, and a larger one of somebody else, or of the same
+        person, would wait until the last of them. Where others than sweeps are in its way, they need not wait too.
+        """
+        root = self.roots[run.allocation_id]
+        person = run.person if isinstance(error, MemberAtOnceLimitError) else None
+        cores, gpus = 0, 0
+        for (on, of), (of_cores, of_gpus) in self.taken.items():
+            if on == root and person in {None, of}:
+                cores, gpus = cores + of_cores, gpus + of_gpus
+        if cores >= run.cores and gpus >= run.gpus:
+            self.kept_back.setdefault((root, person), run)
+
+    def leaves_room_to(self, head: Run) -> Run | None:
+        """Return the run to which one of a sweep leaves the room, if there is one."""
+        if head.sweep_id is None:
+            return None
+        root = self.roots[head.allocation_id]
+        return self.kept_back.get((root, None)) or self.kept_back.get((root, head.person))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,24 +124,35 @@ class RunQueue:
         """
         with self.database.read() as connection:
             heads = self.queue.heads(connection, CLAIM_WINDOW)
-            turns = _Turns(heads, Counter(self.queue.active(connection)))
+            turns = _Turns(
+                heads,
+                Counter(self.queue.active(connection)),
+                self.queue.roots(connection, [head.allocation_id for head in heads]),
+                self.queue.taken_by_sweeps(connection),
+            )
         admitted: list[Run] = []
         # A transaction for each: one that held the balances of several trees, in the order of their runs, could wait
         # for an admission that holds one of them and waits for another.
         while len(admitted) < limit and (head := turns.next()) is not None:
-            turns.heads.remove(head)
             with self.database.write() as connection:
+                first = turns.leaves_room_to(head)
+                if first is not None:
+                    self._explain(connection, head, f"Leaves what comes free to a run that needs {_needs(first)}.")
+                    continue
                 taken = self._take(connection, head, executor)
-                following = self.queue.first(connection, head) if taken else None
-            if taken is not None:
+                following = self.queue.first(connection, head) if isinstance(taken, Run) else None
+            if isinstance(taken, Run):
                 admitted.append(taken)
-                turns.active[taken.allocation_id, taken.person] += 1
-            if following is not None:
-                turns.heads.append(following)
+                turns.admit(taken, following)
+            elif taken is not None:
+                turns.keep_back(head, taken)
         return admitted
 
-    def _take(self, connection: Connection, head: Run, executor: str) -> Run | None:
-        """Admit the first run of a kind; None when there is none any more, or none may be admitted now."""
+    def _take(self, connection: Connection, head: Run, executor: str) -> Run | AtOnceLimitError | None:
+        """Admit the first run of a kind; the error when it has to wait for room, None when none may be admitted.
+
+        None also when there is none any more: another executor was first.
+        """
         if head.sweep_id is not None:
             at_once = self.sweeps.locked(connection, head.sweep_id).at_once
             if at_once is not None and self.queue.active_of(connection, head.sweep_id) >= at_once:
@@ -103,7 +162,7 @@ class RunQueue:
         run = self.queue.first(connection, head, lock=True)
         return None if run is None else self._admit(connection, run, executor)
 
-    def _admit(self, connection: Connection, run: Run, executor: str) -> Run | None:
+    def _admit(self, connection: Connection, run: Run, executor: str) -> Run | AtOnceLimitError | None:
         request = LeaseRequest(
             allocation=run.allocation_id,
             person=run.person,
@@ -117,8 +176,8 @@ class RunQueue:
         try:
             lease = self.leases.acquire_within(connection, request, actor=executor)
         except AllocationsError as error:
-            self._keep_waiting(connection, run, request, error)
-            return None
+            may_wait = self._keep_waiting(connection, run, request, error)
+            return error if may_wait and isinstance(error, AtOnceLimitError) else None
         changes: dict[str, Any] = {
             "state": RunState.ADMITTED,
             "executor": executor,
@@ -130,7 +189,8 @@ class RunQueue:
         self.runs.change(connection, run.id, **changes)
         return replace(run, **changes)
 
-    def _keep_waiting(self, connection: Connection, run: Run, request: LeaseRequest, error: AllocationsError) -> None:
+    def _keep_waiting(self, connection: Connection, run: Run, request: LeaseRequest, error: AllocationsError) -> bool:
+        """Say why a run waits, or end all that wait as it does where they would for good; return whether they wait."""
         may_wait = isinstance(error, AtOnceLimitError | InsufficientBalanceError)
         if may_wait:
             try:
@@ -140,7 +200,7 @@ class RunQueue:
         # Until files are deleted: what was queued before a lock is not lost by it.
         if may_wait or isinstance(error, StorageLockedError):
             self._explain(connection, run, error.detail)
-            return
+            return True
         refusal = RunError(name=error.title, message=f"{error.detail} {error.remedy}".strip())
         self.queue.refuse(
             connection,
@@ -151,6 +211,7 @@ class RunQueue:
             error=refusal.model_dump_json(),
             end_code=EndCode.NOT_ADMITTED,
         )
+        return False
 
     def _explain(self, connection: Connection, run: Run, reason: str) -> None:
         """Say why runs wait: of a sweep in one place, for the reason may change with every claim."""
@@ -158,3 +219,7 @@ class RunQueue:
             self.sweeps.explain_waiting(connection, run.sweep_id, reason)
         else:
             self.queue.explain_waiting(connection, run, reason)
+
+
+def _needs(run: Run) -> str:
+    return f"{run.cores} cores" + (f" and {run.gpus} GPUs" if run.gpus else "") + " together"

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import and_, func, literal_column, select, update
 
-from allocations.db.schema import runs
+from allocations.db.schema import allocations, runs
 from allocations.runs.chains import waits
 from allocations.runs.models import ACTIVE_STATES, Run
 from allocations.runs.store import to_run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from sqlalchemy import ColumnElement, Connection
 
 # What a run's admission depends on: runs of a kind are admitted or refused alike.
@@ -101,6 +103,21 @@ class RunQueueStore:
             .group_by(runs.c.allocation_id, runs.c.person)
         )
         return {(row[0], row[1]): int(row[2]) for row in rows}
+
+    def roots(self, connection: Connection, allocation_ids: Iterable[str]) -> dict[str, str]:
+        """Return the root of each allocation's tree."""
+        query = select(allocations.c.id, allocations.c.root_id).where(allocations.c.id.in_(set(allocation_ids)))
+        return {row.id: row.root_id for row in connection.execute(query)}
+
+    def taken_by_sweeps(self, connection: Connection) -> dict[tuple[str, str], tuple[int, int]]:
+        """Return the (cores, GPUs) that active runs of sweeps take, by tree and person."""
+        rows = connection.execute(
+            select(allocations.c.root_id, runs.c.person, func.sum(runs.c.cores), func.sum(runs.c.gpus))
+            .join(allocations, allocations.c.id == runs.c.allocation_id)
+            .where(runs.c.state.in_(ACTIVE_STATES), runs.c.sweep_id.is_not(None))
+            .group_by(allocations.c.root_id, runs.c.person)
+        )
+        return {(row[0], row[1]): (int(row[2]), int(row[3])) for row in rows}
 
     def active_of(self, connection: Connection, sweep_id: str) -> int:
         """Count the active runs of a sweep."""

@@ -20,7 +20,7 @@ from allocations.runs.sweep_models import Sweep, SweepResult, Tally
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import ColumnElement, Connection, Row
 
 _ADD_RUNS = BulkInsert(runs)
 _RETRY = BulkUpdate(runs, ["id"], ["retried_as"])
@@ -153,10 +153,19 @@ class SweepStore:
 
     def results(self, connection: Connection, sweep_id: str, after_row: int, limit: int) -> Iterator[SweepResult]:
         """Return rows of a sweep from after `after_row` on, by row, each with its last run."""
+        return self._results(connection, sweep_id, runs.c.sweep_row > after_row, limit)
+
+    def results_at(self, connection: Connection, sweep_id: str, rows: Collection[int]) -> Iterator[SweepResult]:
+        """Return some rows of a sweep, by row, each with its last run."""
+        return self._results(connection, sweep_id, runs.c.sweep_row.in_(rows), len(rows))
+
+    def _results(
+        self, connection: Connection, sweep_id: str, wanted: ColumnElement[bool], limit: int
+    ) -> Iterator[SweepResult]:
         charged = select(func.sum(holds.c.charged)).where(_OF_CREDITS).scalar_subquery()
         page = (
             select(runs, func.coalesce(charged, 0).label("charged"))
-            .where(runs.c.sweep_id == sweep_id, _LAST, runs.c.sweep_row > after_row)
+            .where(runs.c.sweep_id == sweep_id, _LAST, wanted)
             .order_by(runs.c.sweep_row)
             .limit(limit)
         )

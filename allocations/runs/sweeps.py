@@ -228,6 +228,13 @@ class SweepService:
             self._own(connection, person, sweep_id)
             return list(self.sweeps.results(connection, sweep_id, after_row, min(limit, RESULTS_MAX)))
 
+    def results_at(self, person: str, sweep_id: str, rows: Sequence[int]) -> list[SweepResult]:
+        """Return some rows of one's own sweep, in the order in which they are named."""
+        with self.database.read() as connection:
+            self._own(connection, person, sweep_id)
+            found = {one.row: one for one in self.sweeps.results_at(connection, sweep_id, rows)}
+        return [found[row] for row in rows if row in found]
+
     def all_results(self, person: str, sweep_id: str) -> Iterator[SweepResult]:
         """Return every row of one's own sweep, a page of them in memory at a time."""
         after = -1

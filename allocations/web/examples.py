@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from allocations.errors import InvalidInputError
+from allocations.runs.notebook_parameters import parameters_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -14,10 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An example notebook."""
+    """An example notebook; `parameters`: those that it takes with their defaults, one a line."""
 
     name: str
     title: str
+    parameters: str
 
 
 class ExampleNotebooks:
@@ -49,4 +51,5 @@ def _example(name: str, notebook: dict[str, Any]) -> Example:
         source = "".join(cell["source"])
         if cell["cell_type"] == "markdown" and source.startswith("# "):
             title = source.splitlines()[0].removeprefix("# ")
-    return Example(name, title)
+    taken = parameters_of(notebook).parameters
+    return Example(name, title, "\n".join(f"{one.name} = {one.source}" for one in taken))

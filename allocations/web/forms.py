@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
+import re
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +21,8 @@ if TYPE_CHECKING:
 CREDITS_MAX = 10**9
 PARAMETERS_LENGTH_MAX = 20_000
 PARAMETER_LINE_LENGTH_MAX = 2_000
+GRID_RANGE_MAX = 10_000
+_RANGE = re.compile(r"(-?\d{1,9})\.\.(-?\d{1,9})(?:\.\.(\d{1,9}))?")
 
 
 class FormSentBeforeError(AllocationsError):
@@ -96,19 +101,48 @@ def to_parameters(text: str) -> dict[str, Any]:
     """Read `name = value` lines; a value is a YAML scalar, or a list of them in brackets."""
     if len(text) > PARAMETERS_LENGTH_MAX:
         raise _wrong("Parameters", f"are longer than {PARAMETERS_LENGTH_MAX:,} characters", "Shorten them.")
-    parameters: dict[str, Any] = {}
-    for number, raw in enumerate(text.splitlines(), start=1):
-        line = raw.strip()
-        if not line or line.startswith("#"):
+    return {name: to_value(value, where) for name, value, where in _lines(text, "Parameters")}
+
+
+def to_grid(text: str) -> dict[str, list[Any]]:
+    """Read `name = values` lines: values separated by commas, a list in brackets, or a range such as 1..18."""
+    grid: dict[str, list[Any]] = {}
+    for name, value, where in _lines(text, "Grid"):
+        found = _RANGE.fullmatch(value)
+        if found is None:
+            values = to_value(value if value.startswith("[") else f"[{value}]", where)
+            grid[name] = values if isinstance(values, list) else [values]
             continue
-        where = f"Parameters, line {number}"
-        name, equals, value = (part.strip() for part in line.partition("="))
-        if not equals or not name.isidentifier():
-            raise _wrong(where, "is not of the form name = value", "Write for example n_cutouts = 100.")
-        if name in parameters:
-            raise _wrong(where, f"gives {name} again", "Keep one of the two.")
-        parameters[name] = to_value(value, where)
-    return parameters
+        first, last, step = (int(one or 1) for one in found.groups())
+        if step < 1 or not 0 <= last - first <= GRID_RANGE_MAX * step:
+            raise _wrong(where, "is no range", "Write for example 1..18, or 0..90..10 with a step.")
+        grid[name] = list(range(first, last + 1, step))
+    return grid
+
+
+def to_rows(text: str) -> list[dict[str, Any]]:
+    """Read a table as CSV with a line of names; an empty cell is left out, so that the notebook's default counts."""
+    rows: list[dict[str, Any]] = []
+    # A table says the same again and again, and to read a value takes long.
+    known: dict[str, Any] = {}
+    reader = csv.reader(io.StringIO(text.removeprefix("\ufeff")), skipinitialspace=True)
+    try:
+        heading = [cell.strip() for cell in next(reader, [])]
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            where = f"Table, line {reader.line_num}"
+            if len(cells) != len(heading):
+                raise _wrong(where, f"has {len(cells)} cells under {len(heading)} names", "Give each name its cell.")
+            for cell in {cell.strip() for cell in cells} - known.keys():
+                known[cell] = to_value(cell, where)
+            pairs = zip(heading, (cell.strip() for cell in cells), strict=True)
+            rows.append({name: known[cell] for name, cell in pairs if cell})
+    except csv.Error as error:
+        raise _wrong(f"Table, line {reader.line_num}", "is not CSV", "Save the table as CSV in UTF-8.") from error
+    if not heading or not all(name.isidentifier() for name in heading) or len(set(heading)) < len(heading):
+        raise _wrong("Table", "must begin with a line of the parameters' names", "Give each column another name.")
+    return rows
 
 
 def to_parameter_lines(parameters: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -138,6 +172,23 @@ def to_notebook(content: bytes, bytes_max: int) -> dict[str, Any]:
     if not isinstance(notebook, dict):
         raise _wrong("Notebook", "is not an .ipynb file", "Save it in JupyterLab and choose that file.")
     return notebook
+
+
+def _lines(text: str, field: str) -> Iterator[tuple[str, str, str]]:
+    """Return name, value and place of each `name = value` line; comments and empty lines are passed over."""
+    known: set[str] = set()
+    for number, raw in enumerate(text.splitlines(), start=1):
+        line = raw.strip()
+        if not line or line.startswith("#"):
+            continue
+        where = f"{field}, line {number}"
+        name, equals, value = (part.strip() for part in line.partition("="))
+        if not equals or not name.isidentifier():
+            raise _wrong(where, "is not of the form name = value", "Write for example n_cutouts = 100.")
+        if name in known:
+            raise _wrong(where, f"gives {name} again", "Keep one of the two.")
+        known.add(name)
+        yield name, value, where
 
 
 def _possible_lines(name: str, value: object) -> Iterator[str]:

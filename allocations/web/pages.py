@@ -37,6 +37,8 @@ from allocations.web import (
     software,
     storage,
     submission,
+    sweep_form,
+    sweeps,
     tree,
     use,
 )
@@ -54,7 +56,7 @@ def install(app: FastAPI, prefix: str) -> None:
     app.state.assets = assets.Assets(prefix)
     app.state.examples = ExampleNotebooks(Path(os.environ.get("MERIDIAN_EXAMPLES", ROOT / "example-notebooks")))
     pages = APIRouter(prefix=prefix, include_in_schema=False)
-    # The submission of runs comes before the runs: its /runs/new would be taken for the id of one.
+    # What submits runs and sweeps comes before these: its /runs/new would be taken for the id of one.
     for part in (
         assets,
         session,
@@ -73,6 +75,8 @@ def install(app: FastAPI, prefix: str) -> None:
         records,
         runs,
         secrets,
+        sweep_form,
+        sweeps,
         applications,
         notices,
         preferences,

@@ -63,6 +63,9 @@ DONE = {
     "secret": "The secret is kept. Its value is not shown again.",
     "secret-removed": "The secret is removed.",
     "replayed": "The replay is queued. When it has ended, this page says whether it made the same.",
+    "sweep-queued": "The sweep is queued. Its runs start as there is room.",
+    "sweep-cancelled": "The sweep is being cancelled, with all of its runs that have not ended.",
+    "sweep-retried": "The runs that had failed are queued again.",
     "queued": "The run is queued. It starts when there is room.",
     "cancelled": "The run is being cancelled.",
     "several-cancelled": "The chosen runs are being cancelled. What had ended already stays as it is.",
@@ -95,6 +98,7 @@ DONE = {
 ALLOCATION_BADGES = {"active": "ok", "expiring": "warn", "grace": "warn", "suspended": "bad"}
 RUN_BADGES = {"running": "ok", "succeeded": "ok", "admitted": "warn", "failed": "bad", "timed_out": "bad"}
 CELL_BADGES = {"running": "ok", "done": "ok", "failed": "bad", "stopped": "bad"}
+SWEEP_BADGES = {"running": "ok", "succeeded": "ok", "failed": "bad"}
 REQUEST_BADGES = {"approved": "ok", "revision requested": "warn", "declined": "bad"}
 DIGEST_LENGTH = 16
 INTERNAL_ERROR = 500
@@ -155,6 +159,7 @@ _environment.globals |= {
     "allocation_badges": ALLOCATION_BADGES,
     "run_badges": RUN_BADGES,
     "cell_badges": CELL_BADGES,
+    "sweep_badges": SWEEP_BADGES,
     "request_badges": REQUEST_BADGES,
     "storage_badges": STORAGE_BADGES,
     "percent_of": percent_of,

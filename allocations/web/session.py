@@ -31,6 +31,8 @@ HUB_LOGOUT = "/hub/logout"
 NEXT_LENGTH_MAX = 1500  # it travels in a cookie
 # A notebook may have many parameters, each with a field.
 FIELDS_MAX = 250
+# A notebook, and a table of parameters.
+FILES_MAX = 2
 # What a form holds beside a notebook: its other fields and the parts' headers.
 FORM_BYTES_BESIDE_NOTEBOOK = 1_000_000
 
@@ -128,7 +130,7 @@ def form_needs(scope: Scope) -> Callable[[Request], AsyncIterator[Sent]]:
         identity = await visitor(request)
         _require_size(request)
         identities: HubIdentities = request.app.state.identities
-        async with request.form(max_files=1, max_fields=FIELDS_MAX) as fields:
+        async with request.form(max_files=FILES_MAX, max_fields=FIELDS_MAX) as fields:
             token = fields.get("_csrf")
             if not (isinstance(token, str) and token.isascii() and identities.is_csrf_token(request, token)):
                 raise ForgedFormError
