@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import admission, audit, batch, fleet, http, pages, pods, spawn, storage, tick
+from benchmarks import admission, audit, batch, fleet, http, pages, pods, spawn, storage, sweeps, tick
 from benchmarks.machine import machine_facts
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "pages": pages,
     "spawn": spawn,
     "batch": batch,
+    "sweeps": sweeps,
     "pods": pods,
     "fleet": fleet,
     "storage": storage,

@@ -31,7 +31,8 @@ router = APIRouter()
 FIELDS = ("notebook", "choice", "image", "custom_image", "parameters", "grid", "table", "minutes", "at_once", "key")
 SEPARATOR = "::"  # between the allocation and the size of a choice
 UPLOAD = "upload"
-TABLE_LENGTH_MAX = 1_000_000
+# A field of a form holds no more than a megabyte: a larger table is sent as a file, and chosen again after an error.
+TABLE_SHOWN_LENGTH_MAX = 500_000
 RunForm = Annotated[Sent, Depends(form_needs(Scope.RUN))]
 
 
@@ -88,7 +89,7 @@ def _values(sent: Sent) -> dict[str, str]:
     values = {name: sent.text(name) for name in FIELDS}
     upload = sent.upload("table_file")
     if upload is not None:
-        values["table"] = upload[1][:TABLE_LENGTH_MAX].decode("utf-8-sig", "replace").replace("\0", "")
+        values["table"] = upload[1].decode("utf-8-sig", "replace").replace("\0", "")
     return values
 
 
@@ -157,11 +158,11 @@ def _form(
         options=options,
         startable=options.agreement.accepted and any(offer.usable for offer in options.allocations),
         examples=examples.all(),
-        values={
-            "choice": default,
-            **dict.fromkeys(("image", "custom_image", "parameters", "grid", "table", "at_once"), ""),
-        }
-        | dict(values),
+        values=dict.fromkeys(FIELDS, "")
+        | {"choice": default}
+        | dict(values)
+        | ({} if len(values.get("table", "")) <= TABLE_SHOWN_LENGTH_MAX else {"table": ""}),
+        chooses_table_again=len(values.get("table", "")) > TABLE_SHOWN_LENGTH_MAX,
         longest_minutes=services.policy.runs.longest_seconds // SECONDS_PER_MINUTE,
         runs_max=services.policy.runs.sweep_runs_max,
         separator=SEPARATOR,

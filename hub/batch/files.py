@@ -150,10 +150,10 @@ class RunDirectory:
     def prepare(self, spec: RunSpec, notebook: Path | None = None) -> None:
         """Make the directory ready for the attempt; what an earlier attempt left is removed.
 
-        notebook: where it is taken from, if it is not here already: the runs of a sweep share one. The log is kept: it
-        tells why the earlier attempt was lost.
+        notebook: where it is taken from, as the runs of a sweep share one; each attempt has it as it was submitted. The
+        log is kept: it tells why the earlier attempt was lost.
         """
-        if notebook is not None and not self.input.exists():
+        if notebook is not None and not (self.input.exists() and self.attempt() == spec.attempt):
             self.path.mkdir(mode=0o700, exist_ok=True)
             partial = self.input.with_name(f".{self.input.name}.{os.getpid()}")
             partial.unlink(missing_ok=True)

@@ -76,7 +76,7 @@ class BatchBench:
     def jobs(self) -> client.BatchV1Api:
         return client.BatchV1Api(self.cluster.core.api_client)
 
-    def start_executor(self, **settings: Any) -> subprocess.Popen[bytes]:
+    def start_executor(self, slots: int = 2, **settings: Any) -> subprocess.Popen[bytes]:
         terms = {
             "namespace": self.cluster.namespace,
             "run_store": {"hostPath": {"path": str(self.directory / "runs"), "type": "Directory"}},
@@ -91,7 +91,7 @@ class BatchBench:
             "MERIDIAN_TOKEN_BATCH": "secret",
             "MERIDIAN_RUN_STORE": str(self.directory / "runs"),
             "MERIDIAN_BATCH_KUBERNETES": str(file),
-            "MERIDIAN_BATCH_SLOTS": "2",
+            "MERIDIAN_BATCH_SLOTS": str(slots),
             "MERIDIAN_BATCH_METRICS_PORT": "0",
         }
         with (self.directory / "batch.log").open("ab") as log:
