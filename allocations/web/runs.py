@@ -62,7 +62,8 @@ def cancel_several(request: Request, services: Wired, sent: RunForm) -> Response
 def show_run(request: Request, run_id: str, services: Wired, runner: Runner) -> Response:
     """Show a run of one's own."""
     watch = services.runs.watch(runner.name, run_id, LOG_BYTES_MAX)
-    response = page(request, "run.html", run=watch.run, live=_progress(request, watch))
+    schedule = services.schedules.of_run(runner.name, watch.run.id)
+    response = page(request, "run.html", run=watch.run, schedule=schedule, live=_progress(request, watch))
     response.headers["Content-Security-Policy"] = FRAMING_POLICY
     return response
 
