@@ -48,6 +48,8 @@ _PLACES = (
     | {
         NoticeKind.EXEMPTION_DECIDED: ("/storage/exemptions/{}", "Open the storage"),
         NoticeKind.ARCHIVE_EXPIRES: ("/storage/archives/{}", "Look into the archive"),
+        NoticeKind.SCHEDULE_REFUSED: ("/schedules/{}", "Open the schedule"),
+        NoticeKind.SCHEDULE_PAUSED: ("/schedules/{}", "Open the schedule"),
         NoticeKind.INVITED: ("/", "Answer on your home page"),
         NoticeKind.SERVER_STOPS: ("/", "See what runs and what is left"),
     }

@@ -69,6 +69,11 @@ DONE = {
     "queued": "The run is queued. It starts when there is room.",
     "cancelled": "The run is being cancelled.",
     "several-cancelled": "The chosen runs are being cancelled. What had ended already stays as it is.",
+    "scheduled": "The schedule is made. Its next times stand below.",
+    "schedule-changed": "The schedule is changed. What was submitted stays as it is.",
+    "schedule-paused": "The schedule is paused: nothing is submitted until you resume it.",
+    "schedule-resumed": "The schedule goes on with its next time.",
+    "schedule-removed": "The schedule is removed. Its runs stay.",
     "suspended": "The allocation is suspended: nothing new starts on it, and nothing is renewed.",
     "resumed": "The allocation can be spent again.",
     "read": "Marked as read.",
@@ -97,6 +102,7 @@ DONE = {
 }
 ALLOCATION_BADGES = {"active": "ok", "expiring": "warn", "grace": "warn", "suspended": "bad"}
 RUN_BADGES = {"running": "ok", "succeeded": "ok", "admitted": "warn", "failed": "bad", "timed_out": "bad"}
+SCHEDULE_BADGES = {"active": "ok", "paused": "warn", "submitted": "ok", "refused": "bad", "missed": "warn"}
 CELL_BADGES = {"running": "ok", "done": "ok", "failed": "bad", "stopped": "bad"}
 SWEEP_BADGES = {"running": "ok", "succeeded": "ok", "failed": "bad"}
 REQUEST_BADGES = {"approved": "ok", "revision requested": "warn", "declined": "bad"}
@@ -158,6 +164,7 @@ _environment.globals |= {
     "unit_names": formats.UNITS,
     "allocation_badges": ALLOCATION_BADGES,
     "run_badges": RUN_BADGES,
+    "schedule_badges": SCHEDULE_BADGES,
     "cell_badges": CELL_BADGES,
     "sweep_badges": SWEEP_BADGES,
     "request_badges": REQUEST_BADGES,

@@ -63,7 +63,15 @@ def show_run(request: Request, run_id: str, services: Wired, runner: Runner) -> 
     """Show a run of one's own."""
     watch = services.runs.watch(runner.name, run_id, LOG_BYTES_MAX)
     record = services.records.of(runner.name, run_id) if watch.run.state in ENDED_STATES else None
-    response = page(request, "run.html", run=watch.run, live=_progress(request, watch), record=record, key=new_key())
+    response = page(
+        request,
+        "run.html",
+        run=watch.run,
+        schedule=services.schedules.of_run(runner.name, watch.run.id),
+        live=_progress(request, watch),
+        record=record,
+        key=new_key(),
+    )
     response.headers["Content-Security-Policy"] = FRAMING_POLICY
     return response
 
