@@ -167,6 +167,7 @@ def test_the_runner_keeps_the_deadline_by_itself(make_run: MakeRun) -> None:
     result = run.finish()
     assert result["outcome"] == "timed_out"
     assert (result["error"]["cell"], result["error"]["name"]) == (2, "DeadlineExceeded")
+    assert result["error"]["code"] == "timed_out"
     assert statuses(run) == ["completed", "failed"]
     assert stubborn.finish()["outcome"] == "timed_out"
     assert statuses(stubborn) == ["failed", "pending"]

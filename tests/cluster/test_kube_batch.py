@@ -204,7 +204,9 @@ def bench(cluster: Cluster, tmp_path: Path, hub_environment: None) -> Iterator[B
     database = Database(f"sqlite:///{tmp_path / 'allocations.sqlite'}")
     upgrade(database)
     (tmp_path / "runs").mkdir()
-    services = make_services(database, load_policy(tmp_path / "policies"), tmp_path / "runs", SystemClock())
+    services = make_services(
+        database, load_policy(tmp_path / "policies"), tmp_path / "runs", SystemClock(), secret_keys=["5e" * 32]
+    )
     services.agreements.accept("ada", services.policy.agreement.version)
     allocation = services.reports.allocations_of("ada")[0].id
     app = create_app(services, SpawnerIdentity("secret", PREFIX), "local")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from hashlib import sha256
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -50,6 +52,41 @@ def pages_of_runs(site: Site, allocation: str) -> list[str]:
     site.clock.at_ms += 9000
     site.services.runs.finish(runs[1], finish)
     return ["/runs", "/runs?state=timed_out", *(f"/runs/{run}" for run in runs), f"/runs/new?again={runs[1]}"]
+
+
+def pages_of_records(site: Site, allocation: str) -> list[str]:
+    """A run with all that a record may have, a replay that made something else, secrets, and the form with them."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "SURVEY_TOKEN"):
+        site.services.secrets.put("ann", name, "s3cret")
+    given = {"environment": ["SURVEY_TOKEN"], "output": f"s3://results/{LONG_NAME}"}
+    run = site.submit_run("ann", allocation, NOTEBOOK, **given)
+    file = {"path": f"catalogues/{LONG_NAME}.parquet", "bytes": 1_048_576, "sha256": "1" * 64}
+    packages = [f"package-{number}==1.{number}" for number in range(100)]
+    replay = ""
+    for cells in (["a" * 16], ["b" * 16]):
+        record = {
+            "attempt": 1,
+            "notebook_sha256": "0" * 64,
+            "interpreter": "3.12.3",
+            "platform": "Linux-6.8.0-x86_64-with-glibc2.39",
+            "packages": packages,
+            "environment_sha256": sha256("\n".join(["3.12.3", *packages]).encode()).hexdigest(),
+            "node": "node-7",
+            "git_revision": "9c" * 20,
+            "inputs": [file, {"path": "s3://survey/m31", "bytes": None, "sha256": None}],
+            "outputs": [file | {"sha256": cells[0] * 4}],
+            "output_sha256": cells[0] * 4,
+            "cells": cells,
+        }
+        one = replay or run
+        site.services.runs.claim("x", 100)
+        (site.run_store / one / "provenance.json").write_text(json.dumps(record))
+        image = f"registry.example.org/base@sha256:{'7f' * 32}"
+        now = site.clock.at_ms
+        site.services.runs.finish(one, Finish(1, Outcome.SUCCEEDED, now, now, image_id=image))
+        key = IdempotencyKey.for_request("ann", "replay", "replay", {})
+        replay = replay or site.services.records.replay("ann", run, key).id
+    return [f"/runs/{run}", f"/runs/{replay}", "/secrets", f"/runs/new?again={run}"]
 
 
 @pytest.fixture
@@ -107,6 +144,7 @@ def served(site: Site) -> Iterator[tuple[str, dict[str, list[str]]]]:
             f"/requests/{draft.id}",
             "/notices/settings",
             *pages_of_runs(site, whole),
+            *pages_of_records(site, whole),
         ],
         "lead": [
             "/",
