@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import expect
 
+from tests.e2e.notebooks import notebook
 from tests.e2e.platform import Person, wait_for
 
 if TYPE_CHECKING:
@@ -220,3 +221,58 @@ def test_5_a_token_of_one_scope_is_made_used_and_revoked(page: Page, platform: P
     assert "nightly reduction" not in page.get_by_role("table", name="Your tokens").inner_text()
     # The service asks the hub about a token once a minute at most.
     wait_for("the refusal", lambda: platform.meridian("batch", "options", token=token, check=False).returncode, 120)
+
+
+def test_6_a_notebook_is_brought_from_the_file_browser_to_its_form_and_run(
+    page: Page, platform: Platform, researcher: Person
+) -> None:
+    home = platform.state / "homes" / "researcher"
+    notebook(home / "measure.ipynb", "aperture = 3  # in pixels", "print('aperture', aperture)")
+    open_lab(page)
+    page.get_by_role("button", name="Refresh the file browser").click()
+    page.locator(".jp-DirListing-item", has_text="measure.ipynb").click(button="right")
+    with page.expect_popup() as opened:
+        page.locator(".lm-Menu-item", has_text="Run in Batch").click()
+    form = opened.value
+    expect(form.get_by_role("heading", name="Run measure.ipynb")).to_be_visible(timeout=SLOW_MS)
+    expect(form.get_by_text("from your home: measure.ipynb")).to_be_visible()
+    expect(form.get_by_label("aperture")).to_have_value("3")
+    form.screenshot(path=str(platform.state.parent / "lab-form.png"))
+    form.get_by_label("aperture").fill("5")
+    form.get_by_role("button", name="Submit the run").click()
+    form.wait_for_url(re.compile(r"/runs/r-[0-9a-f]+"))
+    run = researcher.call("GET", "/runs").json()["runs"][0]
+    assert (run["parameters"], run["source"]["kind"], run["source"]["path"]) == (
+        {"aperture": 5},
+        "home",
+        "measure.ipynb",
+    )
+    form.close()
+    # From the open notebook it is the same, with what was not saved yet.
+    page.locator(".jp-DirListing-item", has_text="measure.ipynb").dblclick()
+    button = page.locator(".jp-NotebookPanel").get_by_role("button", name="Run in batch")
+    expect(button).to_be_visible(timeout=SLOW_MS)
+    page.screenshot(path=str(platform.state.parent / "lab-run-in-batch.png"))
+    with page.expect_popup() as opened:
+        button.click()
+    expect(opened.value.get_by_role("heading", name="Run measure.ipynb")).to_be_visible(timeout=SLOW_MS)
+
+
+def test_7_from_inside_a_notebook_the_servers_own_token_is_enough(page: Page, platform: Platform) -> None:
+    """A kernel of the person's own server, with nothing but its environment."""
+    home = platform.state / "homes" / "researcher"
+    notebook(home / "inner.ipynb", "alpha = 0", "print('alpha is', alpha)")
+    notebook(
+        home / "outer.ipynb",
+        "beta = 1",
+        "from hub.batch import client\nrun = client.wait(client.submit('inner.ipynb', alpha=7))",
+        "print('it has', run.state, run.parameters)",
+    )
+    page.goto("/user/researcher/lab/tree/outer.ipynb")
+    page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for(timeout=SLOW_MS)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.locator(".lm-Menu-item", has_text=re.compile("^Run All Cells$")).click()
+    outputs = page.locator(".jp-OutputArea")
+    expect(outputs.filter(has_text="it has succeeded {'alpha': 7}").first).to_be_visible(timeout=SLOW_MS)
+    expect(page.locator(".jp-OutputArea progress").first).to_be_visible()
+    page.screenshot(path=str(platform.state.parent / "lab-client.png"))

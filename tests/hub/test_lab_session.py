@@ -14,6 +14,7 @@ from jupyterlab_server.config import get_federated_extensions
 
 import hub.lab
 from hub.lab import _jupyter_server_extension_points, _load_jupyter_server_extension
+from hub.lab.batch import BatchForm, BatchUnavailableError
 from hub.lab.handlers import KEPT_SECONDS, HubSession, HubUnavailableError
 from hub.spawner.local import LAB_CONFIG, LAB_SHARE
 
@@ -91,9 +92,64 @@ def test_without_a_hub_it_adds_nothing(monkeypatch, missing):
     assert _jupyter_server_extension_points() == [{"module": "hub.lab"}]
     _load_jupyter_server_extension(server)
     assert [handler[0] for handler in added] == ["/user/ada/meridian/session"]
+    monkeypatch.setenv("MERIDIAN_URL", "http://proxy")
+    _load_jupyter_server_extension(server)
+    assert [handler[0] for handler in added[1:]] == ["/user/ada/meridian/session", "/user/ada/meridian/batch"]
     monkeypatch.delenv(missing)
     _load_jupyter_server_extension(server)
-    assert len(added) == 1
+    assert len(added) == 3
+
+
+class Files:
+    """A notebook of this server."""
+
+    def get(self, path: str, content: bool, type: str) -> Any:  # noqa: A002  # Jupyter Server's names
+        assert (content, type) == (True, "notebook")
+        return {"name": path.rpartition("/")[2], "content": {"nbformat": 4, "cells": []}}
+
+
+def brought(*answers: httpx.Response | Exception) -> tuple[Any, list[httpx.Request]]:
+    asked: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        found = answers[len(asked) - 1]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    environment = {"MERIDIAN_URL": "http://proxy/", "JUPYTERHUB_API_TOKEN": "own"}
+    form = BatchForm.from_environment(environment, transport=httpx.MockTransport(answer))
+    assert form is not None
+    return form.bring(Files(), "/deep/a b.ipynb"), asked
+
+
+def test_a_notebook_is_brought_to_its_form_with_the_servers_own_token():
+    bringing, asked = brought(httpx.Response(201, json={"page": "/services/allocations/runs/new?draft=n-1"}))
+    assert asyncio.run(bringing) == "/services/allocations/runs/new?draft=n-1"
+    [request] = asked
+    assert str(request.url) == "http://proxy/services/allocations/api/v1/notebooks"
+    assert request.headers["Authorization"] == "Bearer own"
+    body = json.loads(request.content)
+    assert (body["name"], body["source"]) == ("a b.ipynb", {"kind": "home", "path": "deep/a b.ipynb"})
+    assert BatchForm.from_environment({"JUPYTERHUB_API_TOKEN": "own"}) is None
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "sentence"),
+    [
+        (httpx.ConnectError("refused"), 503, "The platform does not answer."),
+        (httpx.Response(422, json={"detail": "Too\nlarge.", "remedy": "Clear it."}), 422, "Too large. Clear it."),
+        (httpx.Response(401, json={"detail": "No token."}), 502, "No token."),
+        (httpx.Response(502, content=b"<html>"), 502, "The platform answered with status 502."),
+        (httpx.Response(200, json=[]), 502, "The platform answered with status 200."),
+    ],
+)
+def test_what_the_platform_does_not_take_is_one_sentence(answer, status, sentence):
+    bringing, _ = brought(answer)
+    with pytest.raises(BatchUnavailableError) as caught:
+        asyncio.run(bringing)
+    assert (caught.value.status, caught.value.sentence) == (status, sentence)
 
 
 def test_jupyter_finds_both_extensions_where_the_spawner_and_the_images_put_them():

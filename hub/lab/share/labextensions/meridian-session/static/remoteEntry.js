@@ -1,4 +1,5 @@
-// Shows in JupyterLab how long the server can go on and what it costs, and warns before it stops.
+// Shows in JupyterLab how long the server can go on and what it costs, and warns before it stops; brings notebooks to
+// the platform's form for batch runs.
 //
 // A module-federation container written by hand, so that nothing has to be built: JupyterLab loads this script, hands
 // its shared modules to `init`, and gets the plugin from `get`.
@@ -171,6 +172,87 @@
     }
   }
 
+  // Brings a notebook to the form for batch runs: from the file browser's menu, the notebook's toolbar, the palette.
+  class RunInBatch {
+    constructor(modules, app, tracker, browsers) {
+      Object.assign(this, modules);
+      Object.assign(this, { app, tracker, browsers });
+      this.url = this.URLExt.join(app.serviceManager.serverSettings.baseUrl, "meridian/batch");
+    }
+
+    add(palette) {
+      const { commands, contextMenu, docRegistry } = this.app;
+      const describe = { label: "Run in Batch…", caption: "Choose parameters, size and time, and run it without a browser" };
+      commands.addCommand(`${NAME}:run-in-batch`, {
+        ...describe,
+        isEnabled: () => Boolean(this.tracker?.currentWidget),
+        execute: () => this.bring(this.tracker?.currentWidget?.context.path),
+      });
+      commands.addCommand(`${NAME}:run-file-in-batch`, { ...describe, execute: () => this.bring(this.selected()) });
+      contextMenu.addItem({
+        command: `${NAME}:run-file-in-batch`,
+        selector: '.jp-DirListing-item[data-file-type="notebook"]',
+        rank: 4,
+      });
+      palette?.addItem({ command: `${NAME}:run-in-batch`, category: "Notebook Operations" });
+      docRegistry.addWidgetExtension("Notebook", {
+        createNew: (panel) => {
+          const label = "Run in batch";
+          const button = new this.ToolbarButton({
+            label,
+            tooltip: describe.caption,
+            onClick: () => this.bring(panel.context.path),
+          });
+          panel.toolbar.insertItem(10, "run-in-batch", button);
+          return button;
+        },
+      });
+    }
+
+    selected() {
+      return [...(this.browsers?.tracker.currentWidget?.selectedItems() ?? [])].find((item) => item.type === "notebook")?.path;
+    }
+
+    async bring(path) {
+      if (!path) return;
+      // Opened at once: what is opened later, when the answer has come, browsers take for an advertisement.
+      const tab = window.open("", "_blank");
+      try {
+        const open = this.tracker?.find((panel) => panel.context.path === path);
+        if (open?.context.model.dirty) await open.context.save();
+        const request = { method: "POST", body: JSON.stringify({ path }) };
+        const response = await this.ServerConnection.makeRequest(this.url, request, this.app.serviceManager.serverSettings);
+        const answer = await response.json();
+        if (!response.ok) throw new Error(answer.message);
+        const page = this.URLExt.join(this.PageConfig.getOption("hubHost") || "/", answer.page);
+        if (tab) {
+          tab.opener = null;
+          tab.location.href = page;
+        } else {
+          const action = { label: "Open the form", displayType: "link", callback: () => window.open(page, "_blank", "noopener") };
+          this.Notification.info("The form for the batch run is ready.", { autoClose: false, actions: [action] });
+        }
+      } catch (error) {
+        tab?.close();
+        this.Notification.error(`Not brought to the form: ${error.message}`, { autoClose: false });
+      }
+    }
+  }
+
+  async function runInBatch(modules) {
+    const [filebrowser, notebook, components, apputils] = await Promise.all(
+      ["filebrowser", "notebook", "ui-components", "apputils"].map((name) => take(`@jupyterlab/${name}`)),
+    );
+    return {
+      id: `${NAME}:run-in-batch`,
+      description: "Brings a notebook to the platform's form for batch runs.",
+      autoStart: true,
+      optional: [notebook.INotebookTracker, filebrowser.IFileBrowserFactory, apputils.ICommandPalette],
+      activate: (app, tracker, browsers, palette) =>
+        new RunInBatch({ ...modules, ToolbarButton: components.ToolbarButton }, app, tracker, browsers).add(palette),
+    };
+  }
+
   async function extension() {
     const [coreutils, services, apputils, statusbar, widgets] = await Promise.all(
       ["coreutils", "services", "apputils", "statusbar"].map((name) => take(`@jupyterlab/${name}`))
@@ -183,17 +265,14 @@
       Notification: apputils.Notification,
       Widget: widgets.Widget,
     };
-    return {
-      __esModule: true,
-      default: {
-        id: `${NAME}:plugin`,
-        description: "Shows the time left and the price of the server, and warns before it stops.",
-        autoStart: true,
-        optional: [statusbar.IStatusBar],
-        activate: (app, statusBar) =>
-          new SessionWatch(modules, app.serviceManager.serverSettings, statusBar).start(),
-      },
+    const session = {
+      id: `${NAME}:plugin`,
+      description: "Shows the time left and the price of the server, and warns before it stops.",
+      autoStart: true,
+      optional: [statusbar.IStatusBar],
+      activate: (app, statusBar) => new SessionWatch(modules, app.serviceManager.serverSettings, statusBar).start(),
     };
+    return { __esModule: true, default: [session, await runInBatch(modules)] };
   }
 
   window._JUPYTERLAB = window._JUPYTERLAB ?? {};
