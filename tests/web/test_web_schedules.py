@@ -11,7 +11,7 @@ import pytest
 from allocations.lifecycle.authority import Actor
 from allocations.runs.models import Outcome
 from allocations.runs.service import Finish
-from tests.web.conftest import NOTEBOOK
+from tests.web.conftest import NOTEBOOK, taking
 from tests.web.looking import faults_of, serving
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def fields(allocation: str, **changes: str) -> dict[str, str]:
 
 
 def file() -> dict[str, Any]:
-    return {"file": ("night.ipynb", json.dumps(NOTEBOOK).encode(), "application/x-ipynb+json")}
+    return {"file": ("night.ipynb", json.dumps(taking("n")).encode(), "application/x-ipynb+json")}
 
 
 def made(ann: Browser, allocation: str, **changes: str) -> str:
