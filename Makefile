@@ -11,10 +11,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Fast and slow tests share the cores; of those of a whole platform, one in a browser and one on a cluster go on at a time.
 FAST := -n logical --dist worksteal -m "not slow and not e2e and not cluster"
-SLOW := -n logical --dist worksteal -m "slow and not e2e and not cluster"
+SLOW := -n logical --dist worksteal -m "slow and not e2e and not cluster and not gpu_image"
 UPSTREAM := tests/cluster/kubespawner_suite/sources $(BIN)/uv $(BIN)/python
 
-.PHONY: help up test test-browser test-cluster test-kubespawner test-fast lint explore chaos attack bench mutations images lock published clean
+.PHONY: help up test test-browser test-cluster test-kubespawner test-gpu-image test-fast lint explore chaos attack bench mutations images lock published clean
 
 help:            ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -71,6 +71,9 @@ test-cluster: $(VENV)/installed-dev node_modules/installed   ## servers as pods 
 test-kubespawner: $(VENV)/installed-dev        ## KubeSpawner's own tests with our class, on a Kubernetes: needs its repository on GitHub
 	$(UPSTREAM) >/dev/null
 	$(BIN)/pytest -m upstream
+
+test-gpu-image: $(VENV)/installed-dev          ## build the gpu lab and import what is in it: a quarter of an hour, 8 GB; not part of make test
+	$(BIN)/pytest -m gpu_image
 
 explore: $(VENV)/installed-dev                 ## look for examples that break the property tests, other ones each time: ONLY=words of their names
 	$(BIN)/pytest -q $(FAST) --hypothesis-profile=explore $(if $(ONLY),-k "$(ONLY)")

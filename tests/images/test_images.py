@@ -203,6 +203,7 @@ def test_the_pipeline_is_there(build: Callable[[str], Built]) -> None:
     test_no_layer_has_anything_of_the_machine_that_built_it(pipeline)
 
 
+@pytest.mark.gpu_image
 def test_the_gpu_lab_is_there(build: Callable[[str], Built]) -> None:
     gpu = build("gpu")
     # Without a GPU JAX computes on the processor, and CuPy can be imported and says that there is none.
