@@ -16,7 +16,7 @@ from hub.batch.commands import batch
 from hub.batch.schedule_commands import schedule
 from tests.allocations.serving import served
 from tests.allocations.test_api import StubIdentities
-from tests.allocations.test_runs import NOTEBOOK
+from tests.allocations.test_runs import PARAMETRIC
 from tests.fresh_app import fresh_app
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def terminal(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("JUPYTERHUB_CLIENT_ID", "service-allocations")
     monkeypatch.setenv("JUPYTERHUB_OAUTH_CALLBACK_URL", f"{PREFIX}/oauth_callback")
     path = tmp_path / "n.ipynb"
-    path.write_text(json.dumps(NOTEBOOK))
+    path.write_text(json.dumps(PARAMETRIC))
     with served(fresh_app(bench.services, StubIdentities("secret", PREFIX))) as url:
         yield Terminal(url, str(path), bench.accept("ann"))
 

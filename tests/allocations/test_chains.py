@@ -41,11 +41,11 @@ def get(bench: Bench, run: RunView) -> RunView:
 
 
 def test_a_run_begins_when_those_it_waits_for_have_succeeded(bench: Bench) -> None:
-    entry = bench.accept("ann")
-    first = submit(bench, entry)
+    root = bench.consortium("ann")
+    first = submit(bench, root)
     bench.clock.pass_seconds(1)
-    second = submit(bench, entry, name="b.ipynb")
-    last = submit(bench, entry, name="c.ipynb", after=[first.id, second.id, first.id])
+    second = submit(bench, root, name="b.ipynb")
+    last = submit(bench, root, name="c.ipynb", after=[first.id, second.id, first.id])
     assert last.waits_for is Condition.SUCCEEDED
     assert {one.run for one in last.after} == {first.id, second.id}
     assert last.waiting_reason is not None
@@ -219,8 +219,9 @@ class ChainMachine(RuleBasedStateMachine):
         active = len(self.oracle.of(RunState.ADMITTED))
         ready = [run_id for run_id in self.oracle.of(RunState.QUEUED) if self.oracle.is_ready(self.oracle.runs[run_id])]
         taken = [run.id for run in self.bench.services.runs.claim("batch", limit)]
-        # The entry tier has room for two cores at once; those that are ready come in the order of submission.
-        assert taken == ready[: min(limit, 2 - active)]
+        # The entry tier has room for two cores at once, of which batch leaves one to servers; those that are ready
+        # come in the order of submission.
+        assert taken == ready[: min(limit, 1 - active)]
         for run_id in taken:
             RAN["claimed"] += 1
             self.oracle.runs[run_id].state = RunState.ADMITTED

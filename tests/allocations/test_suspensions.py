@@ -202,7 +202,7 @@ def test_the_runs_of_an_account_that_has_ended_are_cancelled_and_nobody_elses(be
     assert runs.people_with_runs("", 9) == ["lead"]
     assert runs.end_of("ann", "spawner") == 0
     ended = [one for one in bench.services.reports.audit_log(subject="ann") if one.action == "person.end_runs"]
-    assert [(one.actor, one.details) for one in ended] == [("spawner", {"runs": 2})]
+    assert [(one.actor, one.details) for one in ended] == [("spawner", {"runs": 2, "schedules": 0})]
 
 
 @pytest.mark.parametrize("who", ["ann", "admin", "rev", "batch", "nothing"])
