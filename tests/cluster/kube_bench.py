@@ -35,6 +35,7 @@ from hub.spawner.kube import KubeAllocationSpawner
 from hub.spawner.manifests import LEASE
 from hub.spawner.pending import PendingSettleQueue
 from hub.spawner.reconcile import Known, Reconciler
+from tests.batch.batch_harness import wait_for
 from tests.cluster.conftest import GPU_TYPE, Cluster
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ class Witness:
         The API server cuts the start off to the second, and so may show it as before the lease was there.
         """
         acquired_at = datetime.fromisoformat(lease.acquired_at)
+        # The watch tells of an end after a list of the pods has shown it.
+        wait_for(lambda: lease.id in self.finished, 60)
         return int((self.finished[lease.id] - max(self.started[lease.id], acquired_at)).total_seconds())
 
     def _look(self) -> None:
