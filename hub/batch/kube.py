@@ -14,6 +14,7 @@ import logging
 import os
 import time
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,7 +185,9 @@ class KubeBackend:
         give(directory, text, GROUP)
 
     def release(self, run_id: str) -> None:
-        forget(RunDirectory.of(self._store, run_id))
+        # A stray's id is what somebody's label says.
+        with suppress(RunDirectoryError):
+            forget(RunDirectory.of(self._store, run_id))
         self._snapshot = None
         seen = self._seen()
         for key in seen.keys(label_value(run_id)):

@@ -16,7 +16,7 @@ from hub.batch.backend import Exited, Gone, Running, StartError
 from hub.batch.environment import memory_of
 from hub.batch.files import RunDirectory, RunDirectoryError, notebook_of, spec_of
 from hub.batch.processes import kill_marked, living_marked, read_stat, send
-from hub.spawner.homes import prepare_folder
+from hub.spawner.homes import InvalidHomeError, prepare_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -148,7 +148,13 @@ class LocalBackend:
     def _folders(self, run: Run) -> dict[str, str]:
         """The scratch space of the run's allocation, as a server has it."""
         root = self._environment.get("MERIDIAN_SCRATCH_FOLDERS")
-        return {"MERIDIAN_SCRATCH": str(prepare_folder(Path(root), run.allocation))} if root else {}
+        if not root:
+            return {}
+        try:
+            return {"MERIDIAN_SCRATCH": str(prepare_folder(Path(root), run.allocation))}
+        except (OSError, InvalidHomeError) as error:
+            msg = f"Run {run.id} cannot be started: {error}"
+            raise StartError(msg) from error
 
     def _runner_environment(self, run: Run, directory: RunDirectory, home: Path) -> dict[str, str]:
         """Built from nothing: what is not named here does not reach a notebook."""
