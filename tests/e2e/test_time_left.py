@@ -256,23 +256,3 @@ def test_6_a_notebook_is_brought_from_the_file_browser_to_its_form_and_run(
     with page.expect_popup() as opened:
         button.click()
     expect(opened.value.get_by_role("heading", name="Run measure.ipynb")).to_be_visible(timeout=SLOW_MS)
-
-
-def test_7_from_inside_a_notebook_the_servers_own_token_is_enough(page: Page, platform: Platform) -> None:
-    """A kernel of the person's own server, with nothing but its environment."""
-    home = platform.state / "homes" / "researcher"
-    notebook(home / "inner.ipynb", "alpha = 0", "print('alpha is', alpha)")
-    notebook(
-        home / "outer.ipynb",
-        "beta = 1",
-        "from hub.batch import client\nrun = client.wait(client.submit('inner.ipynb', alpha=7))",
-        "print('it has', run.state, run.parameters)",
-    )
-    page.goto("/user/researcher/lab/tree/outer.ipynb")
-    page.locator(".jp-NotebookPanel .jp-Cell").first.wait_for(timeout=SLOW_MS)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.locator(".lm-Menu-item", has_text=re.compile("^Run All Cells$")).click()
-    outputs = page.locator(".jp-OutputArea")
-    expect(outputs.filter(has_text="it has succeeded {'alpha': 7}").first).to_be_visible(timeout=SLOW_MS)
-    expect(page.locator(".jp-OutputArea progress").first).to_be_visible()
-    page.screenshot(path=str(platform.state.parent / "lab-client.png"))
