@@ -10,7 +10,7 @@ from typing import Any
 import nbformat
 import papermill
 
-from hub.batch.record import MIMETYPE
+from hub.batch.record import OURS
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE_NOTEBOOKS = ROOT / "example-notebooks"
@@ -33,7 +33,7 @@ class NotebookRun:
         """The values that the notebook recorded, by name."""
         values: dict[str, Any] = {}
         for data in self._data():
-            values.update(data.get(MIMETYPE, {}))
+            values.update(data.get(OURS, {}))
         return values
 
     @property
