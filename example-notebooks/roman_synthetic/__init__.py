@@ -11,7 +11,7 @@ from roman_synthetic.light_curves import make_light_curves
 from roman_synthetic.psf import PointSpreadFunction
 from roman_synthetic.ramps import make_level1_model
 from roman_synthetic.references import make_crds_cache
-from roman_synthetic.wcs import Pointing, make_wcs
+from roman_synthetic.wcs import Pointing, detector_pointing, make_wcs
 from roman_synthetic.wide import make_wide_catalogue
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "PointSpreadFunction",
     "Pointing",
     "ab_zero_point",
+    "detector_pointing",
     "make_crds_cache",
     "make_external_catalogue",
     "make_level1_model",

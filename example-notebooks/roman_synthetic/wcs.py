@@ -21,6 +21,10 @@ V_PARITY: Final = -1
 V3_Y_ANGLE_DEG: Final = -60.0
 """Angle from the V3 axis to the detector's y axis."""
 
+_DETECTOR_ROWS, _DETECTOR_COLUMNS = 3, 6
+_DETECTOR_STEP_DEG: Final = 0.135
+"""From one detector to the next, gap included."""
+
 INVERSE_DEGREE: Final = 5
 """Degree of the fitted inverse distortion; it keeps the round trip far below 1e-3 pixel."""
 
@@ -37,6 +41,29 @@ class Pointing:
     ra_deg: float = 10.0
     dec_deg: float = -44.0
     roll_deg: float = 75.0
+
+
+def detector_pointing(boresight: Pointing, detector: str) -> Pointing:
+    """Where the middle of a detector looks, `WFI01` to `WFI18`, when the middle of the focal plane is at `boresight`.
+
+    The detectors stand in three rows of six, as close as the real ones but without the curve of their rows.
+
+    Raises
+    ------
+    ValueError
+        There is no such detector.
+    """
+    number = int(detector.removeprefix("WFI")) if detector.removeprefix("WFI").isdecimal() else 0
+    if not 1 <= number <= _DETECTOR_ROWS * _DETECTOR_COLUMNS:
+        message = f"there is no detector {detector}: they are WFI01 to WFI{_DETECTOR_ROWS * _DETECTOR_COLUMNS}"
+        raise ValueError(message)
+    column, row = divmod(number - 1, _DETECTOR_ROWS)
+    x = (column - (_DETECTOR_COLUMNS - 1) / 2) * _DETECTOR_STEP_DEG
+    y = (row - (_DETECTOR_ROWS - 1) / 2) * _DETECTOR_STEP_DEG
+    middle = coordinates.SkyCoord(boresight.ra_deg, boresight.dec_deg, unit="deg")
+    angle = coordinates.Angle(boresight.roll_deg + V3_Y_ANGLE_DEG, "deg") + coordinates.Angle(np.arctan2(-x, y), "rad")
+    place = middle.directional_offset_by(angle, coordinates.Angle(np.hypot(x, y), "deg"))
+    return Pointing(float(place.ra.deg), float(place.dec.deg), boresight.roll_deg)
 
 
 def make_wcs(pointing: Pointing, npix: int = DETECTOR_PIXELS) -> WCS:

@@ -4,12 +4,22 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from astropy.time import Time
 
 from tests.notebooks.notebook_runs import EXAMPLE_NOTEBOOKS, kernel_environment
 
 sys.path.insert(0, str(EXAMPLE_NOTEBOOKS))
+
+from roman_synthetic import (
+    Pointing,
+    PointSpreadFunction,
+    make_level2_model,
+    make_sources,
+    render_sources,
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +47,14 @@ def without_truth() -> Callable[[Path, Path], Path]:
         return target
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def a_level2_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Level 2 file with sources, as a stand-in for a real one."""
+    rng = np.random.default_rng(4)
+    sources = make_sources(rng, 15, 60, 512)
+    rate = render_sources(sources, PointSpreadFunction("F158"), 512)
+    path = tmp_path_factory.mktemp("image") / "r0000101001001001001_0001_wfi01_f158_cal.asdf"
+    make_level2_model(rng, rate, Pointing(), Time("2027-05-01T00:00:00", scale="utc")).save(path)
+    return path

@@ -1,0 +1,86 @@
+"""An environment with the pipeline image's packages, and runs of notebooks in it.
+
+Made from the image's locked requirements when it is missing, and kept under the name of what they say.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from tests.notebooks.notebook_runs import (
+    EXAMPLE_NOTEBOOKS,
+    KERNEL_START_SECONDS,
+    ROOT,
+    NotebookRun,
+    kernel_environment,
+)
+
+LOCKS = [ROOT / "images" / "requirements" / f"{layer}.lock" for layer in ("lab", "catalogue", "roman")]
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+
+
+def pipeline_python() -> Path:
+    """The environment's Python; whoever comes while another makes it waits."""
+    name = hashlib.sha256(b"".join(lock.read_bytes() for lock in LOCKS)).hexdigest()[:12]
+    environment = CACHE / f"meridian-pipeline-{name}"
+    with _alone(environment.with_suffix(".lock")):
+        if not environment.exists():
+            part = environment.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            _make(part)
+            part.rename(environment)
+    return environment / "bin" / "python"
+
+
+def run_in_pipeline(name: str, output: Path, **parameters: Any) -> NotebookRun:
+    """Run a notebook where the pipeline is installed, with its defaults but for these parameters, into a folder."""
+    python, executed = pipeline_python(), output / "executed.ipynb"
+    values = json.dumps({"output_dir": str(output), **parameters})
+    command = [python, "-m", "papermill", EXAMPLE_NOTEBOOKS / f"{name}.ipynb", executed, "--parameters_yaml", values]
+    options = ["--no-progress-bar", "--start-timeout", str(KERNEL_START_SECONDS)]
+    done = subprocess.run(
+        [*map(str, command), *options],
+        cwd=output,
+        env=os.environ | kernel_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return NotebookRun(nbformat.read(executed, 4), output)
+
+
+def _make(environment: Path) -> None:
+    locked = [part for lock in LOCKS for part in ("--requirement", str(lock))]
+    options = ["--no-deps", "--require-hashes", "--only-binary", ":all:", "--quiet"]
+    subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
+    python = str(environment / "bin" / "python")
+    uv = _uv()
+    if uv:
+        subprocess.run([uv, "pip", "install", "--python", python, *options, *locked], check=True)
+    else:
+        subprocess.run([python, "-m", "pip", "install", *options, *locked], check=True)
+
+
+def _uv() -> str | None:
+    """The project's uv, which is among its development tools, or the system's."""
+    beside = Path(sys.executable).with_name("uv")
+    return str(beside) if beside.exists() else shutil.which("uv")
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
