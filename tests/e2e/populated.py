@@ -84,6 +84,13 @@ def populate(platform: Platform) -> None:
     exception = {"subject_kind": "person", "subject": "newcomer", "limits": {"cores": 64}, "reason": "A meeting."}
     admin.send("/overrides", exception | {"days": 7})
 
+    sweep = _sweep(lead, consortium)
+    yearly = _submission(consortium, "1 + 1") | {"title": "Each year", "cron": "0 6 1 1 *"}
+    lead.send("/schedules", yearly)
+    paused_schedule = lead.send("/schedules", yearly | {"title": "Not this year"})
+    lead.send(f"/schedules/{paused_schedule['id']}/pause", {})
+    lead.call("PUT", "/secrets/SURVEY_TOKEN", {"value": "for nobody else"})
+
     # The runs go on beside it.
     populate_storage(platform, people)
 
@@ -93,9 +100,29 @@ def populate(platform: Platform) -> None:
 
     wait_for("the ends of the runs", ended, 180)
 
+    def swept() -> bool:
+        counts = lead.call("GET", f"/sweeps/{sweep}").json()["counts"]
+        return (counts["succeeded"], counts["failed"], counts["running"]) == (1, 1, 1)
+
+    wait_for("the runs of the sweep", swept, 180)
+
 
 def _run(person: Person, source: str) -> str:
     allocation = person.allocation("entry")["id"]
-    body = {"allocation": allocation, "size": "small", "name": "made.ipynb", "notebook": notebook(source)}
-    run: str = person.send("/runs", body | {"max_seconds": 3600})["id"]
+    run: str = person.send("/runs", _submission(allocation, source))["id"]
     return run
+
+
+def _sweep(person: Person, allocation: str) -> str:
+    """Submit a run that succeeds, one that fails, and one that goes on."""
+    made = _submission(allocation, "x = 0", "import time\nfrom hub.batch import record\nrecord('y', x)\n1 / (1 - x)")
+    defaults, cell = made["notebook"]["cells"]
+    defaults["metadata"] = {"tags": ["parameters"]}
+    cell["source"] += "\nif x > 1:\n    time.sleep(3000)"
+    sweep: str = person.send("/sweeps", made | {"rows": [{"x": number} for number in range(3)]})["id"]
+    return sweep
+
+
+def _submission(allocation: str, *sources: str) -> dict[str, Any]:
+    about = {"allocation": allocation, "size": "small", "name": "made.ipynb", "max_seconds": 3600}
+    return about | {"notebook": notebook(*sources)}

@@ -42,7 +42,8 @@ MISTAKES = (
 PERSON = frozenset({Scope.READ, Scope.REQUEST, Scope.RUN})
 SCOPES = {"reviewer": PERSON | {Scope.REVIEW}, "admin": PERSON | {Scope.REVIEW, Scope.ADMIN}, NOBODY: frozenset()}
 # No page leads there: parts of pages that fetch themselves, files of pages, the way back from the sign-in.
-NOT_LINKED = {"/live", "/runs/live", "/runs/{run_id}/live", "/static/{name:path}", "/oauth_callback"}
+NOT_LINKED = {"/live", "/runs/live", "/runs/{run_id}/live", "/sweeps/{sweep_id}/live", "/schedules/preview"}
+NOT_LINKED |= {"/static/{name:path}", "/oauth_callback"}
 # What mails and calendars lead to, by a secret in the address.
 NOT_LINKED |= {"/unsubscribe/{token}", "/calendar/{token}.ics"}
 # Things of others that a role may look at without being led there.
@@ -52,8 +53,10 @@ OVERSEEN = {
     # Who belongs to an allocation may look at the storage of its parts.
     **dict.fromkeys(("manager", "researcher"), re.compile(r"^GET .*/storage/areas/\{")),
 }
-# Forms that the crawl is not shown: what they need is a server, a secret address or a way out, and has its own tests.
+# Forms that the crawl is not shown: what they need is a server, a secret address, a way out or a second button, and has
+# its own tests.
 NOT_SENT = {"/sign-out", "/servers/{lease_id}/extend", "/notices/calendar/revoke", "/unsubscribe/{token}"}
+NOT_SENT |= {"/sweeps/estimate"}
 DENIED = {403, 404}
 
 
