@@ -14,7 +14,7 @@ FAST := -n logical --dist worksteal -m "not slow and not e2e and not cluster"
 SLOW := -n logical --dist worksteal -m "slow and not e2e and not cluster and not gpu_image"
 UPSTREAM := tests/cluster/kubespawner_suite/sources $(BIN)/uv $(BIN)/python
 
-.PHONY: help up test test-browser test-cluster test-kubespawner test-gpu-image test-fast lint explore chaos attack bench mutations images lock published clean
+.PHONY: help up test test-browser test-cluster test-kubespawner test-gpu-image sweeps test-fast lint explore chaos attack bench mutations images lock published clean
 
 help:            ## say what can be made
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## *' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -71,6 +71,11 @@ test-cluster: $(VENV)/installed-dev node_modules/installed   ## servers as pods 
 test-kubespawner: $(VENV)/installed-dev        ## KubeSpawner's own tests with our class, on a Kubernetes: needs its repository on GitHub
 	$(UPSTREAM) >/dev/null
 	$(BIN)/pytest -m upstream
+
+sweeps: $(VENV)/installed-dev                  ## sweeps through kills at full size: 200 runs on this machine, 50 on a Kubernetes
+	MERIDIAN_SWEEP_RUNS=200 $(BIN)/pytest tests/batch/test_sweep_local.py
+	test -n "$${KUBECONFIG:-}" || tests/cluster/scripts/build >/dev/null
+	MERIDIAN_CLUSTER_SWEEP_RUNS=50 $(BIN)/pytest tests/cluster/test_kube_sweep.py
 
 test-gpu-image: $(VENV)/installed-dev          ## build the gpu lab and import what is in it: a quarter of an hour, 8 GB; not part of make test
 	$(BIN)/pytest -m gpu_image

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import signal
 import time
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(7200)]
 
-RUNS, AT_ONCE, SLOTS = 50, 3, 4
+# Fifty take half an hour where pods share two cores: `make sweeps` has them.
+RUNS = int(os.environ.get("MERIDIAN_CLUSTER_SWEEP_RUNS", "10"))
+AT_ONCE, SLOTS = 3, 4
 CELL = """
 import time
 from hub.batch import record
@@ -88,18 +91,20 @@ def assert_charged_as_shown(bench: BatchBench, *sweeps: SweepView) -> None:  # n
             assert run.charged_microcredits == bench.witness.seconds(lease) * lease.microcredits_per_second, run
 
 
-def test_a_sweep_of_fifty_loses_nothing_whoever_dies(bench: BatchBench) -> None:  # noqa: F811
+def test_a_sweep_loses_nothing_whoever_dies(bench: BatchBench) -> None:  # noqa: F811
     chosen = random.Random(RUNS)
     sweep = submit(bench, [{"x": number} for number in range(RUNS)], AT_ONCE)
     bench.start_executor(SLOTS)
     most, kills = 0, 0
-    marks = [5, 12, 20, 27, 35, 42]
+    marks = [RUNS * part // 7 for part in range(1, 7)]
     while (now := seen(bench, sweep)).ended < RUNS:
         most = max(most, now.counts[RunState.ADMITTED] + now.counts[RunState.RUNNING])
         if marks and now.ended >= marks[0]:
-            if kill_a_pod(bench, sweep, chosen):
-                kills += 1
-                marks.pop(0)
+            if not kill_a_pod(bench, sweep, chosen):
+                time.sleep(0.5)
+                continue
+            kills += 1
+            marks.pop(0)
             if len(marks) % 2:
                 bench.end_executor(chosen.choice((signal.SIGKILL, signal.SIGTERM)))
                 time.sleep(1)
