@@ -152,13 +152,20 @@ class OfferService:
 
         def offer_size(size: Size) -> SizeOffer:
             rate = prices.microcredits_per_second(size)
-            why_not = reason
+            why_not, waits = reason, None
             try:
                 if why_not is None:
                     require_size(limits, size)
-                    require_room(limits, size, own, tree, is_server=is_server)
-                    if not is_server:
-                        require_room_beside_servers(self.policy, limits, size, own, tree)
+                    # What runs now keeps a run waiting, and a server from starting.
+                    nothing = InUse()
+                    require_room(
+                        limits,
+                        size,
+                        own if is_server else nothing,
+                        tree if is_server else nothing,
+                        is_server=is_server,
+                    )
+                    waits = None if is_server else self._waits(limits, size, own, tree)
             except AllocationsError as error:
                 why_not = error.detail
             per_second = {Unit.CREDITS: rate, Unit.CORE_SECONDS: size.cores, Unit.GPU_SECONDS: size.gpus}
@@ -178,7 +185,7 @@ class OfferService:
                 # Rounded down, so that it never promises more.
                 hours_available=lasting[scarcest] * 100 // SECONDS_PER_HOUR / 100,
                 usable=why_not is None,
-                reason=why_not,
+                reason=why_not or waits,
             )
 
         sizes = [offer_size(size) for size in self.policy.sizes]
@@ -201,6 +208,15 @@ class OfferService:
                 self.policy, self.policy.tier(allocation.tier), runs_containers=self.runs_containers
             ),
         )
+
+    def _waits(self, limits: Limits, size: Size, own: InUse, tree: InUse) -> str | None:
+        """Say why a run would wait at first; None when it would not."""
+        try:
+            require_room(limits, size, own, tree, is_server=False)
+            require_room_beside_servers(self.policy, limits, size, own, tree)
+        except AllocationsError as error:
+            return f"A run waits at first: {error.detail}"
+        return None
 
     def _rescue(self, reason: str | None, limits: Limits, own: InUse) -> SizeOffer:
         """Offer the server that frees space, whatever is left; `reason`: why nothing starts, a lock apart."""

@@ -188,7 +188,8 @@ class AgreementView(View):
 
 
 class SizeOffer(View):
-    """A size on an allocation: its price, the hours that the balance buys, and why not when it cannot be had."""
+    """A size on an allocation: its price, the hours that the balance buys, and why not when it cannot be had, or why a
+    run waits at first."""
 
     name: str
     title: str
