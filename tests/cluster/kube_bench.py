@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -35,7 +36,6 @@ from hub.spawner.kube import KubeAllocationSpawner
 from hub.spawner.manifests import LEASE
 from hub.spawner.pending import PendingSettleQueue
 from hub.spawner.reconcile import Known, Reconciler
-from tests.batch.batch_harness import wait_for
 from tests.cluster.conftest import GPU_TYPE, Cluster
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ SIZES = [
 NO_SUCH_IMAGE = "meridian.test/no-such-image:1"
 # Between two watches: an API server that is away is asked now and then.
 PAUSE_SECONDS = 0.1
+END_SECONDS = 20
 FOREVER = ["python3", "-c", "import time; time.sleep(10_000)"]
 
 
@@ -103,14 +104,22 @@ class Witness:
         self._stopped.set()
         self._watch.stop()
 
+    def has_seen_end(self, lease: LeaseView) -> bool:
+        """Whether the end of a lease's container was shown; the watch may tell of it after a list of the pods has.
+
+        A pod that is removed as soon as its runner has left a result may never be shown as ended.
+        """
+        until = time.monotonic() + END_SECONDS
+        while lease.id not in self.finished and time.monotonic() < until:
+            time.sleep(PAUSE_SECONDS)
+        return lease.id in self.finished
+
     def seconds(self, lease: LeaseView) -> int:
         """For how many whole seconds the container of a lease ran.
 
         The API server cuts the start off to the second, and so may show it as before the lease was there.
         """
         acquired_at = datetime.fromisoformat(lease.acquired_at)
-        # The watch tells of an end after a list of the pods has shown it.
-        wait_for(lambda: lease.id in self.finished, 60)
         return int((self.finished[lease.id] - max(self.started[lease.id], acquired_at)).total_seconds())
 
     def _look(self) -> None:

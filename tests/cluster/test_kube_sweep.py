@@ -88,7 +88,7 @@ def assert_charged_as_shown(bench: BatchBench, *sweeps: SweepView) -> None:  # n
                 assert run.charged_microcredits == 0
                 continue
             assert lease.state == "settled"
-            assert run.charged_microcredits == bench.witness.seconds(lease) * lease.microcredits_per_second, run
+            assert run.charged_microcredits == bench.seconds_of(lease) * lease.microcredits_per_second, run
 
 
 def test_a_sweep_loses_nothing_whoever_dies(bench: BatchBench) -> None:  # noqa: F811
