@@ -105,14 +105,18 @@ class Witness:
         self._watch.stop()
 
     def has_seen_end(self, lease: LeaseView) -> bool:
-        """Whether the end of a lease's container was shown; the watch may tell of it after a list of the pods has.
+        """Whether it was shown how a lease's container ended; the watch may tell of it after a list of the pods has.
 
-        A pod that is removed as soon as its runner has left a result may never be shown as ended.
+        A pod that is removed as soon as its runner has left a result may be shown as not ready at the most.
         """
+
+        def seen() -> bool:
+            return any(ended == lease.id for ended, _ in self._ended)
+
         until = time.monotonic() + END_SECONDS
-        while lease.id not in self.finished and time.monotonic() < until:
+        while not seen() and time.monotonic() < until:
             time.sleep(PAUSE_SECONDS)
-        return lease.id in self.finished
+        return seen()
 
     def seconds(self, lease: LeaseView) -> int:
         """For how many whole seconds the container of a lease ran.
