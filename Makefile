@@ -46,7 +46,7 @@ lint: $(VENV)/installed-dev                    ## check format, style, types and
 	scripts/install-test-tools shellcheck
 	shellcheck scripts/* .ci/run tests/cluster/scripts/* tests/cluster/stand_ins/*-* tests/cluster/kubespawner_suite/sources images/{build,lock,pip-install,project-install}
 
-test-fast: $(VENV)/installed-dev               ## unit and property tests, in about a minute
+test-fast: $(VENV)/installed-dev               ## unit and property tests, in a few minutes
 	$(BIN)/pytest -q $(FAST)
 
 test: $(VENV)/installed-dev node_modules/installed lint   ## everything, in a real browser, on real databases and a real Kubernetes
