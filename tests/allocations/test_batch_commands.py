@@ -97,7 +97,8 @@ def test_a_schedule_is_added_shown_changed_and_removed(terminal: Terminal, bench
     assert schedule_id in terminal.type("schedule", "list").output
     bench.clock.pass_seconds(13 * 3600)
     bench.services.schedule_duty.submit_due()
-    shown = terminal.type("schedule", "show", schedule_id).output
+    # However wide the terminal is.
+    shown = " ".join(terminal.type("schedule", "show", schedule_id).output.split())
     assert "Saturday 16 January 2027, 06:00 (JST, UTC+09:00): submitted r-" in shown
     assert re.search(r"Next +Sunday 17 January 2027, 06:00 \(JST, UTC\+09:00\)", shown)
     edited = terminal.json("schedule", "edit", schedule_id, "--cron", "0 7 * * *", "--notebook", terminal.notebook)
