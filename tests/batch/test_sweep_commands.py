@@ -15,6 +15,7 @@ from allocations.runs.models import Outcome, RunError
 from allocations.runs.service import Finish
 from hub.batch.client import BatchClient, ServiceRefusalError
 from hub.batch.commands import batch
+from hub.batch.terminal import out
 from tests.batch.batch_harness import notebook
 from tests.batch.test_sweep_local import place  # noqa: F401  # a fixture
 
@@ -24,6 +25,12 @@ if TYPE_CHECKING:
     from click.testing import Result
 
     from tests.batch.test_sweep_local import Place
+
+
+@pytest.fixture(autouse=True)
+def _wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal into which every column fits, whatever the environment said when its module was loaded."""
+    monkeypatch.setattr(out, "width", 200)
 
 
 @pytest.fixture
@@ -37,7 +44,7 @@ class Typed:
     """What ada types."""
 
     def __init__(self, place: Place) -> None:  # noqa: F811  # as above
-        self._environment = {"MERIDIAN_URL": place.url, "MERIDIAN_TOKEN": "ada", "COLUMNS": "200"}
+        self._environment = {"MERIDIAN_URL": place.url, "MERIDIAN_TOKEN": "ada"}
         self.allocation = place.services.reports.allocations_of("ada")[0].id
 
     def __call__(self, *arguments: str, status: int = 0) -> Result:
