@@ -117,7 +117,7 @@ def test_a_lease_whose_pod_was_deleted_while_no_hub_was_there_is_settled_by_the_
         async with bench.hub() as make:
             spawner = make(start_timeout=PATIENCE_SECONDS)
             await spawner.start()
-            await asyncio.sleep(2)
+            await asyncio.sleep(3)  # events tell whole seconds
             return spawner
 
     spawner = asyncio.run(first_hub())

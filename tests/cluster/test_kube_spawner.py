@@ -173,7 +173,7 @@ def test_a_pod_that_ended_while_no_hub_was_there_is_not_charged_for_the_time_aft
         async with bench.hub() as make:
             spawner = make()
             await spawner.start()
-            await asyncio.sleep(2)
+            await asyncio.sleep(3)  # events tell whole seconds
             return spawner
 
     async def second_hub():
