@@ -119,7 +119,7 @@ def test_a_folder_stays_where_something_new_is_in_it(tree, store):
 def test_without_dates_of_birth_a_folder_goes_once_it_was_empty_for_long(tree, store, monkeypatch):
     (tree / "empty").mkdir()
     plan = made(tree, store, "folder/file")
-    monkeypatch.setattr(looking, "_born_ns", lambda _handle: None)
+    monkeypatch.setattr(looking, "born_ns", lambda _handle: None)
     deleted = remove(tree, store, plan)
     assert (deleted.files, deleted.folders, deleted.left) == (1, 1, [("folder", CHANGED)])
     shutil.rmtree(store._path)

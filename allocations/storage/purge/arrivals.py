@@ -11,6 +11,7 @@ import mmap
 import os
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from allocations.errors import AllocationsError
+from allocations.storage.tree.scan import CORES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -99,11 +101,18 @@ class Arrivals:
         if self._map is not None:
             self._map.madvise(mmap.MADV_DONTNEED)
 
-    def between(self, low: int, high: int) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
-        """Return the keys from `low` on and below `high`, sorted, with their days."""
+    def days_in(self, keys: NDArray[np.uint64], low: int, high: int, unknown: int) -> NDArray[np.uint32]:
+        """Return for sorted keys from `low` on and below `high` what `days_of` does."""
         first = int(np.searchsorted(self._keys, np.uint64(low)))
         last = len(self._keys) if high >= 1 << 64 else int(np.searchsorted(self._keys, np.uint64(high)))
-        return self._keys[first:last], self._days[first:last]
+        old_keys, old_days = self._keys[first:last], self._days[first:last]
+        days = np.full(len(keys), unknown, dtype="<u4")
+        if len(old_keys):
+            at = np.searchsorted(old_keys, keys)
+            at[at == len(old_keys)] = 0
+            known = old_keys[at] == keys
+            days[known] = old_days[at[known]]
+        return days
 
 
 def _check(path: str, fd: int) -> int:
@@ -129,29 +138,33 @@ def record(path: str, spools: Sequence[str], day: int) -> int:
     Keys that are in no spool are forgotten: their files are gone or changed. Returns how many are known now.
     """
     before = Arrivals(path)
+
+    def part(bounds: tuple[int, int]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+        keys = _between(spools, *bounds)
+        return keys, before.days_in(keys, *bounds, unknown=day)
+
     total = sum(os.path.getsize(spool) for spool in spools) // 8
     parts = max(1, -(-total // KEYS_AT_ONCE))
-    bounds = [part * (1 << 64) // parts for part in range(parts + 1)]
+    bounds = list(pairwise(number * (1 << 64) // parts for number in range(parts + 1)))
     temporary = f"{path}.new"
     count = 0
     with _removed(temporary, f"{path}.days"):
-        with open(temporary, "wb") as file, open(f"{path}.days", "w+b") as days_file:
+        with (
+            open(temporary, "wb") as file,
+            open(f"{path}.days", "w+b") as days_file,
+            # numpy lets other threads run while it sorts, compares and looks up.
+            ThreadPoolExecutor(CORES) as pool,
+        ):
             file.write(bytes(_HEADER.size))
             checksum = 0
-            for low, high in pairwise(bounds):
-                keys = _between(spools, low, high)
-                old_keys, old_days = before.between(low, high)
-                days = np.full(len(keys), day, dtype="<u4")
-                if len(old_keys):
-                    at = np.searchsorted(old_keys, keys)
-                    at[at == len(old_keys)] = 0
-                    known = old_keys[at] == keys
-                    days[known] = old_days[at[known]]
-                raw = keys.astype("<u8").tobytes()
-                checksum = zlib.crc32(raw, checksum)
-                file.write(raw)
-                days_file.write(days.tobytes())
-                count += len(keys)
+            # Not more of them at once than are worked on: the rest would wait in memory.
+            for first in range(0, parts, CORES):
+                for keys, days in pool.map(part, bounds[first : first + CORES]):
+                    raw = keys.astype("<u8").tobytes()
+                    checksum = zlib.crc32(raw, checksum)
+                    file.write(raw)
+                    days_file.write(days.tobytes())
+                    count += len(keys)
                 before.release()
             days_file.seek(0)
             while chunk := days_file.read(_CHUNK_BYTES):

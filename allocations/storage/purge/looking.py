@@ -7,19 +7,18 @@ anybody has the file open, or mapped into memory, for writing, and then lets nob
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import hashlib
 import os
 import signal
 import stat
-import struct
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from allocations.storage.archive import members
 from allocations.storage.archive.members import UnfitError
+from allocations.storage.tree.statuses import born_ns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,13 +31,6 @@ _KINDS = {"file": stat.S_IFREG, "link": stat.S_IFLNK, "fifo": stat.S_IFIFO, "fol
 _ARCHIVED = {"file": ("file", "link"), "link": ("symlink",), "fifo": ("fifo",), "folder": ("folder",)}
 # No leases here: the file system has none, or the account has not the right to them (CAP_LEASE).
 _NO_LEASE = {errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK, errno.EACCES, errno.EPERM}
-
-_AT_EMPTY_PATH = 0x1000
-_STATX_BTIME = 0x800
-_STATX_BTIME_AT = 80
-_STATX_BYTES = 256
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 GONE_ELSEWHERE = "something else is in its place"
 CHANGED = "it changed since it was planned"
@@ -84,21 +76,11 @@ def check_folder(handle: int, one: Planned) -> None:
     What tells them apart is when they were made; where the file system does not know that, a folder whose mtime has
     changed stays, also where it was we who changed it: it is empty then, and old enough for some purge to come.
     """
-    born_ns = _born_ns(handle)
-    if born_ns is None and os.fstat(handle).st_mtime_ns != one.mtime_ns:
+    born = born_ns(handle)
+    if born is None and os.fstat(handle).st_mtime_ns != one.mtime_ns:
         raise UnlikeError(CHANGED)
-    if born_ns is not None and born_ns > one.ctime_ns:
+    if born is not None and born > one.ctime_ns:
         raise UnlikeError(GONE_ELSEWHERE)
-
-
-def _born_ns(handle: int) -> int | None:
-    """Return when what is open was made, None where the file system does not tell (see statx(2))."""
-    found = ctypes.create_string_buffer(_STATX_BYTES)
-    if _libc.statx(handle, b"", _AT_EMPTY_PATH, _STATX_BTIME, found):
-        return None
-    (mask,) = struct.unpack_from("=I", found, 0)
-    seconds, nanoseconds = struct.unpack_from("=qI", found, _STATX_BTIME_AT)
-    return seconds * 10**9 + nanoseconds if mask & _STATX_BTIME else None
 
 
 def check_rights(now: os.stat_result, before: os.stat_result) -> None:

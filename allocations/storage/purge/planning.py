@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from json.encoder import encode_basestring_ascii
-from operator import attrgetter, itemgetter
-from typing import IO, TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import zstandard
@@ -25,41 +25,53 @@ from allocations.storage.purge.arrivals import keys_of
 from allocations.storage.purge.emptied import FolderSpool
 from allocations.storage.purge.planfile import ZSTD_LEVEL, Count, Sums, json_path
 from allocations.storage.purge.rules import EXEMPT, KEPT, NS_PER_DAY
+from allocations.storage.tree.statuses import FARTHEST_NS, exact_times_ns, fields, times_ns
 from allocations.storage.tree.usage import BLOCK_BYTES, PROBLEMS_TOLD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from allocations.storage.purge.arrivals import Arrivals
     from allocations.storage.purge.rules import AreaRules
-    from allocations.storage.tree.walk import Entry
+    from allocations.storage.tree.statuses import Statuses
 
 # Entries whose numbers are taken together: enough that numpy's calls cost little each, few enough for the processor's
-# cache, in which the memory of those let go is used again.
-ENTRIES_SIFTED = 200
+# cache.
+ENTRIES_SIFTED = 1_000
 ENTRIES_HELD = 1_000
 SEEN_HELD = 10_000
 FOLDERS_HELD = 1_000
 # Files with several names are spread over so many files, each of which fits into memory.
 LINK_FILES = 64
-# Dates beyond these (in the year 2116) are as good as these.
-_FARTHEST_NS = 1 << 62
-_LOW_63 = (1 << 63) - 1
-_KEY = tuple(map(attrgetter, ("st_ino", "st_mtime_ns", "st_size")))
-_ATIME = (attrgetter("st_atime_ns"),)
-_STATUS = itemgetter(1)
-_LOOK = attrgetter(
-    "st_mode", "st_dev", "st_ino", "st_nlink", "st_uid", "st_size", "st_blocks", "st_mtime_ns", "st_ctime_ns"
-)
+_NUMBERS = attrgetter("st_dev", "st_ino", "st_size", "st_mtime_ns", "st_ctime_ns", "st_uid")
 _TYPES = {stat.S_IFREG: "file", stat.S_IFLNK: "link", stat.S_IFIFO: "fifo"}
 _TYPE_BITS = stat.S_IFMT(0o777_777)
 _WHY = ("modified", "read", "arrived")
 
 Link = tuple[int, int, int, int, str, str]
-# The number of an entry among those held, the last time that it was used, and why.
-Candidate = tuple[int, int, str]
+
+
+class _Old(NamedTuple):
+    """Entries that may be old enough, in columns."""
+
+    names: Sequence[str]
+    types: Sequence[int]
+    links: Sequence[int]
+    is_here: Sequence[bool]  # and not of a file system that is mounted over it
+    inodes: Sequence[int]
+    sizes: Sequence[int]
+    mtimes_ns: Sequence[int]
+    ctimes_ns: Sequence[int]
+    uids: Sequence[int]
+    blocks: Sequence[int]
+    since_ns: Sequence[int]  # the last time that it was used
+    whys: Sequence[str]  # and what that was
+
+    def between(self, first: int, last: int) -> _Old:
+        """Return some of them."""
+        return _Old._make(column[first:last] for column in self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +106,15 @@ class Evaluator:
         self._keeps_atime = rules.area_class.keeps_atime
         self._as_of_ns = rules.as_of_ms * 1_000_000
         # What is not older than this stays under every rule.
-        self._newest_ns = max(rules.newest_ns, default=-_FARTHEST_NS)
+        self._newest_ns = max(rules.newest_ns, default=-FARTHEST_NS)
         self._folder: _Folder | None = None
         self._folders: list[_Folder] = []
-        self._fresh: list[Entry] = []  # those that nothing is known of yet
-        self._columns: list[NDArray[np.int64]] = []  # what `_KEY` says of the others
+        self._fresh_names: list[str] = []  # of those that nothing is known of yet
+        self._fresh: list[Statuses] = []  # the same ones
+        self._columns: list[NDArray[np.int64]] = []  # numbers of inodes, times and sizes of the others
         self._seen = 0  # how many others
-        self._entries: list[Entry] = []  # those of them that may be old enough
+        self._names: list[str] = []  # of those of them that may be old enough
+        self._statuses: list[Statuses] = []  # the same ones
         self._numbers: list[NDArray[np.int64]] = []  # which of them all these are
         self._places: list[tuple[_Folder, int]] = []  # a folder, and how many of them all come before its own
         self._device = -1
@@ -118,17 +132,18 @@ class Evaluator:
         self._device = status.st_dev
         self._folder = folder = _Folder(self._rules, path, status)
         self._folders.append(folder)
-        self._places.append((folder, self._seen + len(self._fresh)))
+        self._places.append((folder, self._seen + len(self._fresh_names)))
 
-    def entries(self, path: str, entries: Sequence[Entry]) -> None:  # noqa: ARG002 (that of the folder begun)
+    def entries(self, path: str, names: Sequence[str], statuses: Statuses) -> None:  # noqa: ARG002 (the folder begun)
         """Gather entries of the folder."""
         assert self._folder is not None
-        self._folder.entries += len(entries)
-        self._sums.seen_files += len(entries)
-        self._fresh += entries
-        if len(self._fresh) >= ENTRIES_SIFTED:
+        self._folder.entries += len(names)
+        self._sums.seen_files += len(names)
+        self._fresh_names += names
+        self._fresh.append(statuses.copy())
+        if len(self._fresh_names) >= ENTRIES_SIFTED:
             self._sift()
-            if len(self._entries) >= ENTRIES_HELD or self._seen >= SEEN_HELD:
+            if len(self._names) >= ENTRIES_HELD or self._seen >= SEEN_HELD:
                 # The folder goes on: it is finished with those that follow.
                 current = self._folders.pop()
                 self._flush()
@@ -158,33 +173,39 @@ class Evaluator:
 
     def _sift(self) -> None:
         """Take the numbers of what is fresh, and let go of what is too young for every rule."""
-        fresh = self._fresh
-        columns = _columns(list(map(_STATUS, fresh)), _KEY)
+        if not self._fresh:
+            return
+        names, statuses = self._fresh_names, np.concatenate(self._fresh)
+        named = fields(statuses)
+        columns = np.empty((3, len(names)), dtype=np.int64)
+        columns[0], columns[1], columns[2] = named["inode"], times_ns(statuses, "mtime"), named["size"]
         self._columns.append(columns)
         old = np.flatnonzero(columns[1] <= self._newest_ns)
         if len(old):
-            self._entries += [fresh[number] for number in old.tolist()]
+            self._names += [names[number] for number in old.tolist()]
+            self._statuses.append(statuses.take(old, axis=0))
             self._numbers.append(old + self._seen)
-        self._seen += len(fresh)
-        fresh.clear()
+        self._seen += len(names)
+        names.clear()
+        self._fresh.clear()
 
     def _flush(self) -> None:
         """Look at what was gathered; folders are finished."""
         self._sift()
-        of_folders = _columns([folder.status for folder in self._folders], _KEY)
-        columns = np.concatenate([*self._columns, of_folders], axis=1)
+        columns = np.concatenate([*self._columns, _columns([folder.status for folder in self._folders])], axis=1)
         # All that was seen, young or old, is known from now on.
         keys = keys_of(*columns)
         # Not by numpy's `tofile`, which says nothing when the last of it finds no room.
         self._keys_file.write(keys.tobytes())
         mtimes = columns[1]
         self._sums.future += int(np.count_nonzero(mtimes > self._as_of_ns))
-        if self._entries:
+        if self._names:
             self._look_at_entries(keys, mtimes)
         self._finish_folders(keys[self._seen :], mtimes[self._seen :])
         self._columns.clear()
         self._seen = 0
-        self._entries.clear()
+        self._names.clear()
+        self._statuses.clear()
         self._numbers.clear()
         self._places.clear()
         self._folders.clear()
@@ -209,112 +230,123 @@ class Evaluator:
         return since, why
 
     def _look_at_entries(self, keys: NDArray[np.uint64], mtimes: NDArray[np.int64]) -> None:
-        numbers = np.concatenate(self._numbers)
-        atimes = _columns(list(map(_STATUS, self._entries)), _ATIME)[0] if self._keeps_atime else None
+        numbers, statuses = np.concatenate(self._numbers), np.concatenate(self._statuses)
+        atimes = times_ns(statuses, "atime") if self._keeps_atime else None
         since, why = self._dates(keys[numbers], mtimes[numbers], atimes)
         old = np.flatnonzero(since <= self._newest_ns)
         if not len(old):
             return
         ends = [place for _folder, place in self._places[1:]] + [self._seen]
         cuts = np.searchsorted(numbers[old], ends).tolist()
-        since, why = since[old], why[old]
-        candidates = list(zip(old.tolist(), since.tolist(), _reasons(why, since), strict=True))
+        found = self._columns_of([self._names[number] for number in old.tolist()], statuses[old], since[old], why[old])
         lines: list[str] = []
         links: dict[int, list[Link]] = {}
         first = 0
         for (folder, _place), last in zip(self._places, cuts, strict=True):
             if first != last:
-                self._look_at_folder(folder, candidates[first:last], lines, links)
+                self._look_at_folder(folder, found.between(first, last), lines, links)
                 first = last
         if lines:
             self._lines_file.write(self._packer.compress("".join(lines).encode("ascii")))
-        for number, found in links.items():
+        for number, linked in links.items():
             with open(f"{self._spool}.links.{number}", "ab") as file:
-                pickle.dump(found, file, pickle.HIGHEST_PROTOCOL)
+                pickle.dump(linked, file, pickle.HIGHEST_PROTOCOL)
 
-    def _look_at_folder(
-        self, folder: _Folder, candidates: list[Candidate], lines: list[str], links: dict[int, list[Link]]
-    ) -> None:
+    def _columns_of(
+        self, names: Sequence[str], statuses: Statuses, since: NDArray[np.int64], why: NDArray[np.int64]
+    ) -> _Old:
+        named = fields(statuses)
+        is_here = (named["device_major"] == os.major(self._device)) & (named["device_minor"] == os.minor(self._device))
+        return _Old(
+            names=names,
+            types=(named["mode"] & _TYPE_BITS).tolist(),
+            links=named["links"].tolist(),
+            is_here=is_here.tolist(),
+            inodes=named["inode"].tolist(),
+            sizes=named["size"].tolist(),
+            mtimes_ns=exact_times_ns(statuses, "mtime"),
+            ctimes_ns=exact_times_ns(statuses, "ctime"),
+            uids=named["uid"].tolist(),
+            blocks=named["blocks"].tolist(),
+            since_ns=since.tolist(),
+            whys=_reasons(why, since),
+        )
+
+    def _look_at_folder(self, folder: _Folder, old: _Old, lines: list[str], links: dict[int, list[Link]]) -> None:
         """Write down those of a folder's old entries that a rule holds for."""
         sums, sole = self._sums, folder.rules.sole
         if sole is not None and sole < 0:
-            sums.old_kept += len(candidates) if sole == KEPT else 0
-            sums.old_exempt += len(candidates) if sole == EXEMPT else 0
-        elif sole is None or not self._take_alike(folder, sole, candidates, lines):
-            self._take_each(folder, candidates, lines, links)
+            sums.old_kept += len(old.names) if sole == KEPT else 0
+            sums.old_exempt += len(old.names) if sole == EXEMPT else 0
+        elif sole is None or not self._take_alike(folder, sole, old, lines):
+            self._take_each(folder, old, lines, links)
 
-    def _take_alike(self, folder: _Folder, rule: int, candidates: list[Candidate], lines: list[str]) -> bool:
+    def _take_alike(self, folder: _Folder, rule: int, old: _Old, lines: list[str]) -> bool:
         """Write down a folder's old entries where all are files of one owner, with one name each, that one rule holds
         for, as most are; False where they are not."""
-        numbers, sinces, reasons = zip(*candidates, strict=True)
-        names, statuses = zip(*map(self._entries.__getitem__, numbers), strict=True)
-        modes, devices, inodes, link_counts, uids, sizes, blocks, mtimes_ns, ctimes_ns = zip(
-            *map(_LOOK, statuses), strict=True
-        )
         if (
-            set(map(_TYPES.get, map(_TYPE_BITS.__and__, modes))) != {"file"}
-            or set(devices) != {self._device}
-            or set(link_counts) != {1}
-            or len(set(uids)) != 1
-            or max(sinces) > self._rules.newest_ns[rule]
+            set(old.types) != {stat.S_IFREG}
+            or set(old.links) != {1}
+            or not all(old.is_here)
+            or len(set(old.uids)) != 1
+            or max(old.since_ns) > self._rules.newest_ns[rule]
         ):
             return False
         begin = json_path(f"{folder.path}/" if folder.path else "")
         # No name holds a slash, which stands for itself in JSON.
-        together = "/".join(names)
+        together = "/".join(old.names)
         if begin.startswith("{") or not together.isascii():
             return False
         begin = f'{{"path":{begin[:-1]}'
         kind = f'","type":"file","device":{self._device},"inode":'
-        name, uid = self._rules.names[rule], uids[0]
+        name, uid = self._rules.names[rule], old.uids[0]
         lines += [
             f'{begin}{path}{kind}{inode},"size":{size},"mtime_ns":{mtime_ns},"ctime_ns":{ctime_ns},"uid":{uid},'
             f'"rule":"{name}","why":"{why}","bytes":{taken * BLOCK_BYTES}}}\n'
             for path, inode, size, mtime_ns, ctime_ns, why, taken in zip(
                 encode_basestring_ascii(together)[1:-1].split("/"),
-                inodes,
-                sizes,
-                mtimes_ns,
-                ctimes_ns,
-                reasons,
-                blocks,
+                old.inodes,
+                old.sizes,
+                old.mtimes_ns,
+                old.ctimes_ns,
+                old.whys,
+                old.blocks,
                 strict=True,
             )
         ]
-        folder.planned += len(candidates)
-        self._count(rule, uid, len(candidates), sum(blocks) * BLOCK_BYTES)
+        folder.planned += len(old.names)
+        self._count(rule, uid, len(old.names), sum(old.blocks) * BLOCK_BYTES)
         return True
 
-    def _take_each(
-        self, folder: _Folder, candidates: list[Candidate], lines: list[str], links: dict[int, list[Link]]
-    ) -> None:
+    def _take_each(self, folder: _Folder, old: _Old, lines: list[str], links: dict[int, list[Link]]) -> None:
         """Write down a folder's old entries that a rule holds for, whatever they are."""
         prefix = f"{folder.path}/" if folder.path else ""
-        sums, entries, names, newest = self._sums, self._entries, self._rules.names, self._rules.newest_ns
-        for number, since, why in candidates:
-            name, status = entries[number]
-            rule = folder.rules.rule_of(name, status.st_size)
+        sums, names, newest, device = self._sums, self._rules.names, self._rules.newest_ns, self._device
+        for name, type_, link_count, is_here, inode, size, mtime_ns, ctime_ns, uid, blocks, since, why in zip(
+            *old, strict=True
+        ):
+            rule = folder.rules.rule_of(name, size)
             if rule < 0:
                 sums.old_kept += rule == KEPT
                 sums.old_exempt += rule == EXEMPT
                 continue
-            # A file that another file system is mounted over has a device of its own.
-            if since > newest[rule] or status.st_dev != self._device:
+            if since > newest[rule] or not is_here:
                 continue
-            kind = _TYPES.get(status.st_mode & _TYPE_BITS)
+            kind = _TYPES.get(type_)
             if kind is None:
                 sums.unarchivable += 1
                 continue
             folder.planned += 1
-            freed = status.st_blocks * BLOCK_BYTES
-            line = f'{{"path":{json_path(prefix + name)},{_line(kind, status, names[rule], why)}'
-            if status.st_nlink == 1:
+            freed = blocks * BLOCK_BYTES
+            numbers = (device, inode, size, mtime_ns, ctime_ns, uid)
+            line = f'{{"path":{json_path(prefix + name)},{_line(kind, numbers, names[rule], why)}'
+            if link_count == 1:
                 lines.append(f"{line}{freed}}}\n")
             else:
-                link = (status.st_ino, status.st_nlink, freed, status.st_uid, names[rule], line)
-                links.setdefault(status.st_ino % LINK_FILES, []).append(link)
+                link = (inode, link_count, freed, uid, names[rule], line)
+                links.setdefault(inode % LINK_FILES, []).append(link)
                 freed = 0
-            self._count(rule, status.st_uid, 1, freed)
+            self._count(rule, uid, 1, freed)
 
     def _count(self, rule: int, uid: int, entries: int, freed_bytes: int) -> None:
         found, name = Count(entries, freed_bytes), self._rules.names[rule]
@@ -332,17 +364,18 @@ class Evaluator:
             rule = folder.rules.itself
             rest = None
             if rule >= 0 and folder.planned == folder.entries and folder_since <= self._rules.newest_ns[rule]:
-                line = _line("folder", folder.status, names[rule], reason)
+                line = _line("folder", _NUMBERS(folder.status), names[rule], reason)
                 rest = f"{line}{folder.status.st_blocks * BLOCK_BYTES}}}"
             self._folder_spool.add(folder.path, rest)
 
 
-def _line(kind: str, status: os.stat_result, rule: str, why: str) -> str:
-    """Return the line of an entry from behind its path up to the number of bytes that are freed."""
+def _line(kind: str, numbers: tuple[int, ...], rule: str, why: str) -> str:
+    """Return the line of an entry from behind its path up to the number of bytes that are freed; for `numbers` see
+    `_NUMBERS`."""
+    device, inode, size, mtime_ns, ctime_ns, uid = numbers
     return (
-        f'"type":"{kind}","device":{status.st_dev},"inode":{status.st_ino},"size":{status.st_size},'
-        f'"mtime_ns":{status.st_mtime_ns},"ctime_ns":{status.st_ctime_ns},"uid":{status.st_uid},"rule":"{rule}",'
-        f'"why":"{why}","bytes":'
+        f'"type":"{kind}","device":{device},"inode":{inode},"size":{size},"mtime_ns":{mtime_ns},'
+        f'"ctime_ns":{ctime_ns},"uid":{uid},"rule":"{rule}","why":"{why}","bytes":'
     )
 
 
@@ -358,25 +391,13 @@ def _since(why: int, day: int) -> str:
     return f"{_WHY[why]} {datetime.fromtimestamp(day * SECONDS_PER_DAY, UTC):%Y-%m-%d}"
 
 
-def _columns(statuses: list[os.stat_result], getters: Sequence[Callable[[Any], int]]) -> NDArray[np.int64]:
-    """Return what each getter says of each status, a row for a getter."""
-    columns = np.empty((len(getters), len(statuses)), dtype=np.int64)
-    for column, getter in zip(columns, getters, strict=True):
-        try:
-            column[:] = np.fromiter(map(getter, statuses), dtype=np.int64, count=len(statuses))
-        except OverflowError:
-            # Inodes of 64 bits, and dates after the year 2262.
-            clip = _low_bits if getter is _KEY[0] else _within_dates
-            column[:] = [clip(getter(status)) for status in statuses]
+def _columns(statuses: list[os.stat_result]) -> NDArray[np.int64]:
+    """Return numbers of inodes, times and sizes of folders, a row for each kind."""
+    columns = np.empty((3, len(statuses)), dtype=np.int64)
+    columns[0] = np.array([status.st_ino for status in statuses], dtype=np.uint64)
+    columns[1] = [max(-FARTHEST_NS, min(FARTHEST_NS, status.st_mtime_ns)) for status in statuses]
+    columns[2] = [status.st_size for status in statuses]
     return columns
-
-
-def _low_bits(inode: int) -> int:
-    return inode & _LOW_63
-
-
-def _within_dates(time_ns: int) -> int:
-    return max(-_FARTHEST_NS, min(_FARTHEST_NS, time_ns))
 
 
 def freed_by_links(spools: list[str]) -> Iterator[tuple[list[str], dict[int, int], dict[str, int]]]:

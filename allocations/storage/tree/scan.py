@@ -9,7 +9,7 @@ from multiprocessing.connection import wait
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from allocations.storage.tree.beneath import Root
-from allocations.storage.tree.walk import Pace, Pending, Stack, Visitor, walk
+from allocations.storage.tree.walk import Pace, Pending, Stack, Visitor, Walker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -88,7 +88,7 @@ def scan(
     if processes == 1:
         with Root(path) as root, Stack([Pending("", root.identity)]) as stack:
             collector = make(0)
-            walk(root, stack, collector, pace=Pace(entries_per_second))
+            Walker(root, collector, pace=Pace(entries_per_second)).walk(stack)
             return [collector.result()]
     with Root(path) as root:
         first = [Pending("", root.identity)]
@@ -146,10 +146,10 @@ def _work(
     try:
         with Root(path) as root:
             collector = make(number)
-            pace = Pace(entries_per_second)
+            walker = Walker(root, collector, pace=Pace(entries_per_second), after_each=shared.share)
             while (folders := shared.take()) is not None:
                 with Stack(folders) as stack:
-                    walk(root, stack, collector, pace=pace, after_each=shared.share)
+                    walker.walk(stack)
                 shared.done()
         answers.send(collector.result())
     except Exception as error:  # noqa: BLE001 (raised again where the scan was asked for)

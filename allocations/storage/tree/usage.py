@@ -12,13 +12,14 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from allocations.storage.tree.scan import CORES, scan
+from allocations.storage.tree.statuses import fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from allocations.storage.tree.walk import Entry
+    from allocations.storage.tree.statuses import Statuses
 
 # st_blocks counts in these, whatever the file system's own blocks are (stat(2)).
 BLOCK_BYTES = 512
@@ -31,6 +32,7 @@ PROBLEMS_TOLD = 100
 # Names of files with several: so many are held before they go to a file, and so many are looked at together.
 LINKS_HELD = 100_000
 LINKS_COMPARED = 1_000_000
+_TYPE_BITS = stat.S_IFMT(0o777_777)
 # Inode, bytes on the file system, apparent bytes.
 _LINK = np.dtype([("inode", "u8"), ("bytes", "u8"), ("apparent_bytes", "u8")])
 
@@ -87,20 +89,17 @@ class _Adder:
         self._folders += 1
         self._add(path, status.st_blocks * BLOCK_BYTES, 0)
 
-    def entries(self, path: str, entries: Sequence[Entry]) -> None:
-        blocks = apparent = 0
-        for _name, status in entries:
-            # A file with several names is counted at the end, once.
-            if status.st_nlink == 1:
-                blocks += status.st_blocks
-                apparent += status.st_size
-            elif stat.S_ISREG(status.st_mode):
-                self._links.extend((status.st_ino, status.st_blocks * BLOCK_BYTES, status.st_size))
-        if len(self._links) >= 3 * LINKS_HELD:
-            self._spill()
-        self._apparent_bytes += apparent
-        self._files += len(entries)
-        self._add(path, blocks * BLOCK_BYTES, len(entries))
+    def entries(self, path: str, names: Sequence[str], statuses: Statuses) -> None:
+        named = fields(statuses)
+        blocks, sizes = named["blocks"], named["size"]
+        # A file with several names is counted at the end, once.
+        alone = named["links"] == 1
+        if not alone.all():
+            self._add_links(named[~alone & (named["mode"] & _TYPE_BITS == stat.S_IFREG)])
+            blocks, sizes = blocks[alone], sizes[alone]
+        self._apparent_bytes += int(sizes.sum())
+        self._files += len(names)
+        self._add(path, int(blocks.sum()) * BLOCK_BYTES, len(names))
 
     def problem(self, path: str, error: OSError) -> None:
         self._problem_count += 1
@@ -136,6 +135,12 @@ class _Adder:
         if len(self._by_folder) > FOLDERS_COUNTED:
             kept = sorted(self._by_folder.items(), key=lambda item: -item[1][0])[: FOLDERS_COUNTED // 2]
             self._by_folder = dict(kept)
+
+    def _add_links(self, named: NDArray[np.void]) -> None:
+        columns = (named["inode"], named["blocks"] * np.uint64(BLOCK_BYTES), named["size"])
+        self._links.frombytes(np.stack(columns, axis=1).tobytes())
+        if len(self._links) >= 3 * LINKS_HELD:
+            self._spill()
 
     def _spill(self) -> None:
         self._links.tofile(self._spool)

@@ -11,14 +11,20 @@ import pickle
 import stat
 import tempfile
 import time
+from itertools import islice
+from operator import attrgetter
 from typing import IO, TYPE_CHECKING, NamedTuple, Protocol, Self
 
-from allocations.storage.tree.beneath import Identity, identity
+import numpy as np
+
+from allocations.storage.tree.beneath import Identity
+from allocations.storage.tree.statuses import Looker, fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from allocations.storage.tree.beneath import Root
+    from allocations.storage.tree.statuses import Statuses
 
 # Entries that a visitor is given at once, so that a folder of millions is never held whole.
 ENTRIES_AT_ONCE = 1_000
@@ -26,9 +32,9 @@ ENTRIES_AT_ONCE = 1_000
 FOLDERS_HELD = 20_000
 FOLDERS_SPILLED = 10_000
 
-_TYPE_BITS = stat.S_IFMT(0o777_777)
-
-Entry = tuple[str, os.stat_result]
+_TYPE_BITS = np.uint16(stat.S_IFMT(0o777_777))
+_FOLDER = np.uint16(stat.S_IFDIR)
+_NAME = attrgetter("name")
 
 
 class Pending(NamedTuple):
@@ -44,8 +50,9 @@ class Visitor(Protocol):
     def folder(self, path: str, status: os.stat_result) -> None:
         """Take note of a folder that is about to be read."""
 
-    def entries(self, path: str, entries: Sequence[Entry]) -> None:
-        """Take note of some of the entries of a folder that are no folders: names, and what lstat says of them."""
+    def entries(self, path: str, names: Sequence[str], statuses: Statuses) -> None:
+        """Take note of some of the entries of a folder that are no folders: names, and a row for each of what lstat
+        says, which is overwritten afterwards."""
 
     def problem(self, path: str, error: OSError) -> None:
         """Take note of something that was passed over."""
@@ -121,60 +128,85 @@ class Pace:
             self._sleep(self._free_at - now)
 
 
-def walk(
-    root: Root,
-    stack: Stack,
-    visitor: Visitor,
-    *,
-    pace: Pace | None = None,
-    after_each: Callable[[Stack], None] = lambda _stack: None,
-) -> None:
-    """Visit the folders of a stack and all beneath them; `after_each` folder the stack may be shared out."""
-    pace = pace or Pace(None)
-    while stack:
-        path, expected = stack.pop()
-        # Only what the tree refuses is passed over: what the visitor cannot do ends the walk.
-        try:
-            fd, status = root.open_and_look(path, expected)
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            visitor.problem(path, error)
-        else:
+class Walker:
+    """Visits what lies beneath a root."""
+
+    def __init__(
+        self,
+        root: Root,
+        visitor: Visitor,
+        *,
+        pace: Pace | None = None,
+        after_each: Callable[[Stack], None] = lambda _stack: None,
+    ) -> None:
+        """Tell the visitor; `after_each` folder the stack may be shared out."""
+        self._root, self._visitor, self._pace, self._after_each = root, visitor, pace or Pace(None), after_each
+        self._looker = Looker(ENTRIES_AT_ONCE)
+
+    def walk(self, stack: Stack) -> None:
+        """Visit the folders of a stack and all beneath them."""
+        visitor, pace = self._visitor, self._pace
+        while stack:
+            path, expected = stack.pop()
+            # Only what the tree refuses is passed over: what the visitor cannot do ends the walk.
             try:
-                visitor.folder(path, status)
-                pace.keep(1)
-                for entries in _read(fd, path, stack, visitor):
-                    visitor.entries(path, entries)
-                    # Within a folder of millions, too.
-                    pace.keep(len(entries))
-            finally:
-                os.close(fd)
-        after_each(stack)
-
-
-def _read(fd: int, path: str, stack: Stack, visitor: Visitor) -> Iterator[list[Entry]]:
-    """Put folders onto the stack, and yield what else there is in parts."""
-    prefix = f"{path}/" if path else ""
-    found: list[Entry] = []
-    try:
-        with os.scandir(fd) as scan:
-            for entry in scan:
+                fd, status = self._root.open_and_look(path, expected)
+            except FileNotFoundError:
+                pass
+            except OSError as error:
+                visitor.problem(path, error)
+            else:
                 try:
-                    status = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                except OSError as error:
-                    visitor.problem(prefix + entry.name, error)
-                    continue
-                if status.st_mode & _TYPE_BITS == stat.S_IFDIR:
-                    stack.push(Pending(prefix + entry.name, identity(status)))
-                    continue
-                found.append((entry.name, status))
-                if len(found) == ENTRIES_AT_ONCE:
-                    yield found
-                    found = []
-    except OSError as error:
-        visitor.problem(path, error)
-    if found:
-        yield found
+                    visitor.folder(path, status)
+                    pace.keep(1)
+                    for names, statuses in self._read(fd, path, stack):
+                        visitor.entries(path, names, statuses)
+                        # Within a folder of millions, too.
+                        pace.keep(len(names))
+                finally:
+                    os.close(fd)
+            self._after_each(stack)
+
+    def _read(self, fd: int, path: str, stack: Stack) -> Iterator[tuple[Sequence[str], Statuses]]:
+        """Put folders onto the stack, and yield what else there is in parts."""
+        prefix = f"{path}/" if path else ""
+        for names in self._names(fd, path):
+            statuses, failed = self._looker.look(fd, names)
+            named = fields(statuses)
+            folders = np.flatnonzero(named["mode"] & _TYPE_BITS == _FOLDER)
+            if not len(folders) and not failed:
+                yield names, statuses
+                continue
+            stays = np.ones(len(names), dtype=np.bool_)
+            stays[folders] = False
+            for number, error in failed:
+                stays[number] = False
+                if not isinstance(error, FileNotFoundError):
+                    self._visitor.problem(prefix + names[number], error)
+            wrong = {number for number, _error in failed}
+            for number in folders.tolist():
+                if number not in wrong:
+                    status = named[number]
+                    device = os.makedev(int(status["device_major"]), int(status["device_minor"]))
+                    stack.push(Pending(prefix + names[number], Identity(device, int(status["inode"]))))
+            rest = np.flatnonzero(stays)
+            if len(rest):
+                yield [names[number] for number in rest.tolist()], statuses[rest]
+
+    def _names(self, fd: int, path: str) -> Iterator[list[str]]:
+        """Yield the names in a folder in parts; where reading fails in between, those that came before."""
+        at_once = self._looker.at_once
+        names: list[str] = []
+        try:
+            with os.scandir(fd) as scan:
+                while True:
+                    # Filled one by one: an error leaves in it what was read.
+                    names.extend(map(_NAME, islice(scan, at_once)))
+                    if len(names) < at_once:
+                        break
+                    yield names
+                    names = []
+        except OSError as error:
+            self._visitor.problem(path, error)
+        if names:
+            yield names
