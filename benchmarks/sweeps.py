@@ -47,10 +47,10 @@ DATABASES = ("SQLite", "PostgreSQL")
 CELL: dict[str, Any] = {
     "cell_type": "code",
     "id": "a",
-    "metadata": {},
+    "metadata": {"tags": ["parameters"]},
     "execution_count": None,
     "outputs": [],
-    "source": "x",
+    "source": "detector = 1\nexposure = 0\nband = 'F158'",
 }
 NOTEBOOK: dict[str, Any] = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [CELL]}
 COMPARES = (
@@ -187,7 +187,12 @@ def _dispatch(step: Step, count: int, dispatched: int) -> Section:
         with closing(BatchClient(platform.url, person.token)) as client:
             begin = time.perf_counter()
             sweep = client.sweeps.submit(
-                notebook, allocation, "small", rows=[{"x": x} for x in range(count)], max_seconds=MAX_SECONDS, at_once=1
+                notebook,
+                allocation,
+                "small",
+                rows=[{"exposure": exposure} for exposure in range(count)],
+                max_seconds=MAX_SECONDS,
+                at_once=1,
             )
             submitted_seconds = time.perf_counter() - begin
             while client.sweeps.get(sweep.id).ended < dispatched:
