@@ -201,6 +201,10 @@ class Person:
         """Call the hub's API."""
         return self._request(method, f"/hub/api{path}", body, {})
 
+    def server(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        """Call the default server's own API."""
+        return self._request(method, f"/user/{self.name}{path}", body, {})
+
     def _request(self, method: str, path: str, body: Any, headers: dict[str, str]) -> httpx.Response:
         return httpx.request(
             method,

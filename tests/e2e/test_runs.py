@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
 import pytest
 from playwright.sync_api import expect
 
+from tests.e2e.kernels import execute, printed
 from tests.e2e.notebooks import notebook
 from tests.e2e.platform import wait_for
 
@@ -151,4 +153,35 @@ def test_several_are_ticked_and_cancelled_while_the_list_is_live(
     assert states()[2] in {"queued", "admitted", "running"}
     researcher.call("POST", f"/runs/{runs[2]}/cancel")
     wait_for("the last one", lambda: states()[2] == "cancelled")
+    platform.audit()
+
+
+def test_from_inside_a_notebook_the_servers_own_token_is_enough(platform: Platform, researcher: Person) -> None:
+    """A kernel of the person's own server, with nothing but the environment that the hub gave it."""
+    home = platform.state / "homes" / "researcher"
+    entry = researcher.allocation("entry")["id"]
+    researcher.start_server(entry)
+    results = "from hub.batch import record\nrecord('doubled', 2 * alpha)\nprint('alpha is', alpha)"
+    notebook(home / "inner.ipynb", "alpha = 0", results)
+    outputs = execute(
+        researcher,
+        "import os\nfrom pathlib import Path\nprint('MERIDIAN_TOKEN' in os.environ, Path.cwd() == Path.home())",
+        "from hub.batch import client\nrun = client.submit('inner.ipynb', alpha=7)\nrun = client.wait(run)",
+        "print(run.id, run.state, run.parameters, run.recorded)\nprint(client.output(run, 'done.ipynb'))",
+        "from hub.batch.client import BatchClient\n"
+        "with BatchClient.from_environment() as whole:\n    print(len(whole.list()), whole.get(run.id).state)",
+    )
+    told = printed(outputs)
+    newest = researcher.call("GET", "/runs").json()["runs"][0]
+    assert f"{newest['id']} succeeded {{'alpha': 7}} {{'doubled': 14}}" in told
+    assert told.startswith("False True\n")
+    assert told.endswith("succeeded\n")
+    assert (newest["name"], newest["allocation"], newest["state"]) == ("inner.ipynb", entry, "succeeded")
+    assert newest["charged_microcredits"] > 0
+    done = json.loads((home / "done.ipynb").read_text())
+    assert "alpha is 7" in json.dumps(done["cells"][-1]["outputs"])
+    # How far it is was shown, and kept up to date in one place.
+    assert [one["msg_type"] for one in outputs].count("display_data") == 1
+    assert "update_display_data" in [one["msg_type"] for one in outputs]
+    researcher.stop_server()
     platform.audit()

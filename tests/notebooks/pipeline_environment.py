@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,17 @@ def run_in_pipeline(name: str, output: Path, **parameters: Any) -> NotebookRun:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return NotebookRun(nbformat.read(executed, 4), output)
+
+
+def python_in_pipeline(code: str, environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
+    """Run some Python where the pipeline is installed, with these variables beside those of kernels."""
+    return subprocess.run(
+        [str(pipeline_python()), "-c", code],
+        env=dict(os.environ) | kernel_environment() | dict(environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def _make(environment: Path) -> None:

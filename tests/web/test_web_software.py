@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import pytest
+from click.testing import CliRunner
 
+from allocations.api.identity import Identity
 from allocations.factory import make_services
+from hub.batch.commands import batch
+from hub.batch.terminal import out
 from tests.allocations.test_images import OWN, policy_of_tests
-from tests.web.conftest import NOTEBOOK
+from tests.web.conftest import NOTEBOOK, SCOPES
 from tests.web.looking import faults_of, serving
 
 if TYPE_CHECKING:
@@ -92,6 +97,40 @@ def test_an_image_of_ones_own_is_submitted_and_a_denial_keeps_what_was_typed(sit
     [run] = site.services.runs.list_of("lead")
     assert run.image == OWN
     assert f'value="{OWN}"' in browser.get(f"/runs/new?again={run.id}").text
+
+
+def test_the_command_line_lists_what_may_be_asked_for(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def from_token(token: str, session_id: str = "") -> Identity:
+        del session_id
+        return Identity(token, SCOPES[token])
+
+    # The hub, which is asked about tokens in the end-to-end tests.
+    monkeypatch.setattr(site.identities, "from_token", from_token)
+    # A terminal into which every column fits.
+    monkeypatch.setattr(out, "width", 200)
+    site.accept("ann")
+    site.accept("lead")
+    site.open("consortium", "Deep fields", "lead")
+    with serving(site.app) as url:
+        environment = {"MERIDIAN_URL": url, "MERIDIAN_TOKEN": "lead"}
+        table = CliRunner().invoke(batch, ["images"], env=environment)
+        found = CliRunner().invoke(batch, ["images", "--json"], env=environment)
+        without = CliRunner().invoke(batch, ["images"], env=environment | {"MERIDIAN_TOKEN": "ann"})
+    assert (table.exit_code, found.exit_code, without.exit_code) == (0, 0, 0)
+    lines = [" ".join(re.sub("[│┃]", " ", line).split()) for line in table.stdout.splitlines()]
+    for expected in (
+        "base Astronomy base 2027.01 recommended 2027-01-10",
+        "base:w03 Astronomy base w03 weekly 2027-01-14 2027-01-28",
+        "base:2026.11 Astronomy base 2026.11 pinned 2026-11-20 2027-02-01 Old.",
+        "Or a container image of your own, from: registry.example.org/team.",
+    ):
+        assert expected in lines
+    # What has ended cannot be asked for.
+    assert "2026.06" not in table.stdout
+    answer = json.loads(found.stdout)
+    assert [image["name"] for image in answer["images"]] == ["base", "pipeline"]
+    assert answer["custom_images"]["registries"] == ["registry.example.org/team"]
+    assert "of your own" not in without.stdout
 
 
 @pytest.mark.slow
