@@ -308,7 +308,8 @@ class RunService:
                     run.lease_id, LeaseState.SETTLED, EndReason.STOPPED, finish.ended_at_ms, finish.started_at_ms
                 )
             lease = self.leases.end_within(connection, ending)
-            if is_retried(run, finish.outcome, finish.error):
+            failed_by = known_code(finish.end_code, finish.error.name if finish.error else None)
+            if is_retried(run, finish.outcome, failed_by):
                 _, charged = self.lease_store.amounts(connection, [lease.id])[lease.id]
                 changes = retry(run, charged, finish.error)
             else:
@@ -322,7 +323,7 @@ class RunService:
                     "provenance": ended_record(run.provenance, said, finish.attempt, finish.image_id, finish.node),
                 }
                 if finish.outcome is Outcome.FAILED:
-                    changes["end_code"] = known_code(finish.end_code, finish.error.name if finish.error else None)
+                    changes["end_code"] = failed_by
             self.runs.change(connection, run_id, **changes)
             return self._view(connection, replace(run, **changes))
 
