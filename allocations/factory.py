@@ -187,8 +187,8 @@ def make_services(
     clock = clock or SystemClock()
     ledger = Ledger()
     allocations, agreements, audit = AllocationStore(), AgreementStore(), AuditStore()
-    requests, lease_store, runs, chains = RequestStore(), LeaseStore(), RunStore(), ChainStore()
-    sweeps = SweepStore()
+    requests, lease_store, runs, sweeps = RequestStore(), LeaseStore(), RunStore(), SweepStore()
+    chains = ChainStore(sweeps)
     invitations, outbox = InvitationStore(), Outbox()
     reviewers = ReviewerStore()
     notices, publications, links = NoticeStore(), PublicationStore(), LinkStore()
@@ -406,6 +406,8 @@ def make_services(
             lease_store=lease_store,
             allocations=allocations,
             sweeps=sweeps,
+            chains=chains,
+            runs=run_service,
             files=run_files,
         ),
         chains=ChainService(database=database, clock=clock, chains=chains),

@@ -144,7 +144,7 @@ def _allocation(services: Services) -> str:
 def _submit(services: Services, allocation: str, count: int) -> str:
     rows = [{"detector": number % 18 + 1, "exposure": number, "band": "F158"} for number in range(count)]
     submission = SweepSubmission(
-        "ann", allocation, "small", "n.ipynb", NOTEBOOK, {}, rows, max_seconds=MAX_SECONDS, at_once=CLAIMED
+        "ann", allocation, "small", "n.ipynb", NOTEBOOK, {}, rows=rows, max_seconds=MAX_SECONDS, at_once=CLAIMED
     )
     key = IdempotencyKey.for_request("ann", random_id("k"), "sweep", {})
     return services.sweeps.submit(submission, key).id

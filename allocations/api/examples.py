@@ -267,7 +267,10 @@ _RUN = RunView(
     output="home:results",
     replay_of=None,
     waits_for=Condition.SUCCEEDED,
-    after=[ChainedRun(run="r-1123456789abcdef0123", name="calibrate.ipynb", state=RunState.SUCCEEDED)],
+    after=[
+        ChainedRun(run="r-1123456789abcdef0123", name="calibrate.ipynb", state=RunState.SUCCEEDED),
+        ChainedRun(sweep="s-1123456789abcdef0123", name="detector.ipynb", state=RunState.SUCCEEDED),
+    ],
     retries=1,
     retried=0,
     source=RunSource(kind=RunSourceKind.HOME, path="stacks/stack.ipynb"),
@@ -345,6 +348,13 @@ _SWEEP = SweepView(
     seconds_left=120,
     held_microcredits=23_400,
     charged_microcredits=4_680,
+    retries=1,
+    source=RunSource(kind=RunSourceKind.UPLOAD, path="detector.ipynb"),
+    environment=["SURVEY_TOKEN"],
+    output="home:detectors",
+    waits_for=Condition.SUCCEEDED,
+    after=[ChainedRun(run="r-1123456789abcdef0123", name="calibrate.ipynb", state=RunState.SUCCEEDED)],
+    followed_by=[ChainedRun(run="r-2123456789abcdef0123", name="gather.ipynb", state=RunState.QUEUED)],
 )
 _SWEEP_RESULT = SweepResult(
     row=0,
@@ -365,13 +375,14 @@ _ESTIMATE = SweepEstimate(
     max_seconds=900,
     held_microcredits_each=11_700,
     held_microcredits=2_106_000,
+    most_microcredits=4_212_000,
     likely_from_runs=12,
     likely_seconds_each=120,
     likely_microcredits=280_800,
     free_microcredits=29_000_000,
     suffices=True,
     at_once_max=180,
-    advice="It suffices: together the runs hold at most 2.11 credits, and 29.00 are free.",
+    advice="It suffices: together the runs cost at most 4.21 credits, and 29.00 are free.",
 )
 _PLANNED = PlannedView(at=_LATER, shown="Friday 15 January 2027, 09:15 (CET, UTC+01:00)", note="")
 _PAST = TimeView(

@@ -483,6 +483,12 @@ sweeps = Table(
     Column("waiting_reason", Text),
     Column("submitted_at_ms", BigInteger, nullable=False),
     Column("cancelled_at_ms", BigInteger),
+    # As of each of its runs.
+    Column("retries", Integer, nullable=False, server_default="0"),
+    Column("source", Text),
+    Column("environment", Text),
+    Column("output", Text),
+    Column("waits_for", Text),
     Index(None, "person", "submitted_at_ms"),
 )
 
@@ -535,6 +541,8 @@ runs = Table(
     Index(None, "person", "sweep_id", "submitted_at_ms"),
     Index(None, "state"),
     Index(None, "sweep_id", "sweep_row"),
+    # Whether any run of a sweep is in a state, however many are in others.
+    Index(None, "sweep_id", "state"),
     # The first that waits of each sweep, however many have ended.
     Index(
         "ix_runs_queue",
@@ -558,13 +566,13 @@ secrets = Table(
     Column("used_at_ms", BigInteger),
 )
 
-# A run of a chain, and each run that it waits for.
-run_waits = Table(
-    "run_waits",
+# A run or a sweep that waits, and each run or sweep that it waits for: of two kinds each, which no foreign key can say.
+chain_links = Table(
+    "chain_links",
     metadata,
-    Column("run_id", Text, ForeignKey("runs.id"), primary_key=True),
-    Column("awaited_run_id", Text, ForeignKey("runs.id"), primary_key=True),
-    Index(None, "awaited_run_id"),
+    Column("waiting_id", Text, primary_key=True),
+    Column("awaited_id", Text, primary_key=True),
+    Index(None, "awaited_id"),
 )
 
 # A notebook that is submitted at the times that a cron expression names in a time zone.

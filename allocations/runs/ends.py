@@ -131,8 +131,8 @@ _MEANINGS = {
     ),
     EndCode.AWAITED_FAILED: Meaning(
         "The run waited in vain",
-        "A run for whose success it waited did not succeed. Nothing was executed and nothing was charged.",
-        "Mend and repeat that run first, and let this one wait for the new one.",
+        "A run or a sweep for whose success it waited did not succeed. Nothing was executed and nothing was charged.",
+        "Mend and repeat that one first, then submit this one again to wait for it.",
     ),
     EndCode.SECRET_MISSING: Meaning(
         "A secret that the run asks for is gone",

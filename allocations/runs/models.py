@@ -38,7 +38,10 @@ class Outcome(StrEnum):
 
 
 class Condition(StrEnum):
-    """What the runs that a run waits for must have come to. Ended: however they ended."""
+    """What the runs and sweeps that are waited for must have come to. Ended: however they ended.
+
+    A sweep has succeeded when the last run of each of its rows has, and has ended when none of it waits or runs.
+    """
 
     SUCCEEDED = "succeeded"
     ENDED = "ended"
@@ -143,10 +146,15 @@ class Run:
     recorded: str | None = None
 
 
-class ChainedRun(View):
-    """A neighbour of a run in a chain."""
+AWAITED = "The runs and sweeps that it waits for, or waited for; a sweep's run waits as its sweep does"
+FOLLOWING = "The runs and sweeps that wait, or waited, for it"
 
-    run: str
+
+class ChainedRun(View):
+    """A neighbour in a chain: a run or a sweep by its id, and how it does. A sweep fails as a whole, at its end."""
+
+    run: str | None = None
+    sweep: str | None = None
     name: str
     state: RunState
 
@@ -186,8 +194,8 @@ class RunView(View):
 
     # Answers that were remembered before there were chains have none of these.
     waits_for: Condition | None = None
-    after: list[ChainedRun] = Field(default_factory=list, description="The runs that it waits for, or waited for")
-    followed_by: list[ChainedRun] = Field(default_factory=list, description="The runs that wait, or waited, for it")
+    after: list[ChainedRun] = Field(default_factory=list, description=AWAITED)
+    followed_by: list[ChainedRun] = Field(default_factory=list, description=FOLLOWING)
     # An answer that an earlier version has kept for its Idempotency-Key does not have these.
     retries: int = 0
     retried: int = 0

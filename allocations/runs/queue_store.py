@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import and_, func, literal_column, select, update
 
 from allocations.db.schema import allocations, runs
-from allocations.runs.chains import waits
+from allocations.runs.chains import sweep_waits, waits
 from allocations.runs.models import ACTIVE_STATES, Run
 from allocations.runs.store import to_run
 
@@ -71,7 +71,8 @@ class RunQueueStore:
             .limit(limit)
         )
         firsts = list(connection.execute(_FIRSTS_OF_SWEEPS).scalars())
-        found = [*connection.execute(singles), *connection.execute(select(runs).where(runs.c.id.in_(firsts)))]
+        of_sweeps = select(runs).where(runs.c.id.in_(firsts), ~sweep_waits(runs.c.sweep_id))
+        found = [*connection.execute(singles), *connection.execute(of_sweeps)]
         return [to_run(row) for row in found]
 
     def first(self, connection: Connection, head: Run, *, lock: bool = False) -> Run | None:

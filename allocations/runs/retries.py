@@ -4,16 +4,27 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from allocations.runs.ends import EndCode
 from allocations.runs.models import Outcome, RunState
 
 if TYPE_CHECKING:
     from allocations.runs.models import Run, RunError
 
-# By the names that the batch process gives: with the same notebook on the same size these come again for certain.
-CERTAIN_AGAIN = frozenset({"InvalidNotebook", "UnknownParameter", "NoSuchKernel", "MemoryError"})
+# With the same notebook on the same size these come again for certain, or, where only the output could not be saved,
+# the whole notebook would be paid for once more to make what is there already.
+NOT_AGAIN = frozenset(
+    (
+        EndCode.INVALID_NOTEBOOK,
+        EndCode.UNKNOWN_PARAMETER,
+        EndCode.NO_SUCH_KERNEL,
+        EndCode.OUT_OF_MEMORY,
+        EndCode.SECRET_MISSING,
+        EndCode.OUTPUT_NOT_SAVED,
+    )
+)
 
 
-def is_retried(run: Run, outcome: Outcome, error: RunError | None) -> bool:
+def is_retried(run: Run, outcome: Outcome, failed_by: EndCode) -> bool:
     """Say whether a run that ended so is tried again at its person's cost, as they asked.
 
     One that was cancelled or took all of its time is not: the next attempt would be no different.
@@ -22,7 +33,7 @@ def is_retried(run: Run, outcome: Outcome, error: RunError | None) -> bool:
         outcome is Outcome.FAILED
         and not run.cancel_requested
         and run.retried < run.retries
-        and (error is None or error.name not in CERTAIN_AGAIN)
+        and failed_by not in NOT_AGAIN
     )
 
 

@@ -14,7 +14,7 @@ from allocations.errors import (
 from allocations.leases.images import choose
 from allocations.leases.models import Ending, EndReason, LeaseKind, LeaseRequest, LeaseState
 from allocations.runs.cells import EVENTS_BYTES_MAX, OUTLINE_BYTES_MAX, Cell, cells_of
-from allocations.runs.chains import SHOWN_MAX, no_awaited, require_awaited, require_few, waiting_sentence
+from allocations.runs.chains import SHOWN_MAX, require_awaited, require_few, waiting_sentence
 from allocations.runs.ends import known_code
 from allocations.runs.files import EVENTS, INPUT, LOG, PROVENANCE, READ_BYTES_MAX
 from allocations.runs.models import (
@@ -75,7 +75,7 @@ ACCOUNT_ENDED = "The account of its owner has ended."
 class Submission:
     """What a person submits. `notebook` is the parsed .ipynb, `max_seconds` None for the policy's default.
 
-    `after` names runs of the same person that it waits for, `waits_for` what they must have come to;
+    `after` names runs and sweeps of the same person that it waits for, `waits_for` what they must have come to;
     `replay_of` the run that this one repeats.
     `retries`: how often it is tried again when the notebook fails, each attempt charged; `environment`: the names of
     the person's secrets that the notebook gets; `output`: where what it makes is saved as well.
@@ -201,16 +201,26 @@ class RunService:
         self.leases.check(connection, request)
         names = [*submission.environment, *keys_of(prepared.output)[0]]
         self.secrets.require(connection, submission.person, names)
+        after = require_few(submission.after)
+        require_awaited(after, self.chains.of_person(connection, submission.person, after), submission.waits_for)
 
     def submit_within(self, connection: Connection, prepared: Prepared) -> Run:
         """Queue a run in the caller's transaction; an AllocationsError leaves nothing written in it."""
-        submission = prepared.submission
         self.check_within(connection, prepared)
-        after = self._awaited(connection, submission)
+        run = self.new_run(prepared)
+        # The file first: a run in the queue always has its notebook; a file without a run harms nobody.
+        self.files.write_input(run.id, prepared.content)
+        self.runs.add(connection, run)
+        self.chains.add(connection, run.id, prepared.submission.after)
+        return run
+
+    def new_run(self, prepared: Prepared) -> Run:
+        """Return a queued run, of an id of its own, of what was submitted."""
+        submission = prepared.submission
         size = self.policy.size(submission.size)
         # Named with its version: what the record says stays true when another version is recommended.
         image = choose(self.policy, submission.image, size)
-        run = Run(
+        return Run(
             id=self.new_id("r"),
             person=submission.person,
             allocation_id=submission.allocation,
@@ -236,7 +246,7 @@ class RunService:
             submitted_at_ms=self.clock.now_ms(),
             started_at_ms=None,
             ended_at_ms=None,
-            waits_for=submission.waits_for if after else None,
+            waits_for=submission.waits_for if submission.after else None,
             provenance=submitted_record(prepared.content),
             replay_of=submission.replay_of,
             retries=prepared.retries,
@@ -244,11 +254,6 @@ class RunService:
             environment=prepared.environment,
             output=prepared.output,
         )
-        # The file first: a run in the queue always has its notebook; a file without a run harms nobody.
-        self.files.write_input(run.id, prepared.content)
-        self.runs.add(connection, run)
-        self.chains.add(connection, run.id, after)
-        return run
 
     def claim(self, executor: str, limit: int) -> list[RunView]:
         """Admit up to `limit` queued runs for an executor, in the queue's fair order."""
@@ -303,7 +308,8 @@ class RunService:
                     run.lease_id, LeaseState.SETTLED, EndReason.STOPPED, finish.ended_at_ms, finish.started_at_ms
                 )
             lease = self.leases.end_within(connection, ending)
-            if is_retried(run, finish.outcome, finish.error):
+            failed_by = known_code(finish.end_code, finish.error.name if finish.error else None)
+            if is_retried(run, finish.outcome, failed_by):
                 _, charged = self.lease_store.amounts(connection, [lease.id])[lease.id]
                 changes = retry(run, charged, finish.error)
             else:
@@ -317,7 +323,7 @@ class RunService:
                     "provenance": ended_record(run.provenance, said, finish.attempt, finish.image_id, finish.node),
                 }
                 if finish.outcome is Outcome.FAILED:
-                    changes["end_code"] = known_code(finish.end_code, finish.error.name if finish.error else None)
+                    changes["end_code"] = failed_by
             self.runs.change(connection, run_id, **changes)
             return self._view(connection, replace(run, **changes))
 
@@ -456,21 +462,6 @@ class RunService:
         except NotFoundError:
             return b""
 
-    def _awaited(self, connection: Connection, submission: Submission) -> tuple[str, ...]:
-        """Return the runs that a new one waits for; an AllocationsError for one that is not the person's or in vain.
-
-        One that ends meanwhile is not waited for in vain: what becomes of the new run is read off its state later.
-        """
-        after = require_few(submission.after)
-        awaited = []
-        for run_id in after:
-            run = self.runs.get(connection, run_id)
-            if run is None or run.person != submission.person:
-                raise no_awaited(run_id)
-            awaited.append(run)
-        require_awaited(awaited, submission.waits_for)
-        return after
-
     def _cancel(self, connection: Connection, person: str, run_id: str) -> Run:
         run = self._own(self._locked(connection, run_id), person)
         if run.state in ENDED_STATES:
@@ -531,18 +522,19 @@ class RunService:
         for allocation_id in {run.allocation_id for run in runs}:
             allocation = self.allocations.get(connection, allocation_id)
             names[allocation_id] = allocation.name if allocation else ""
-        ids = [run.id for run in runs]
-        awaited, waiting = self.chains.awaited(connection, ids), self.chains.waiting(connection, ids)
+        # A run of a sweep waits as the sweep does.
+        awaited = self.chains.awaited(connection, {run.sweep_id or run.id for run in runs})
+        waiting = self.chains.waiting(connection, {run.id for run in runs})
         queued = {run.sweep_id for run in runs if run.sweep_id and run.state is RunState.QUEUED}
         reasons = self.sweeps.waiting_reasons(connection, queued) if queued else {}
         views = []
         for run in runs:
             reason = reasons.get(run.sweep_id or "") if run.state is RunState.QUEUED else None
             view = RunView.from_run(run, names[run.allocation_id], amounts.get(run.lease_id or "", (0, 0)), reason)
-            changes: dict[str, Any] = {"after": awaited[run.id], "followed_by": waiting[run.id][:SHOWN_MAX]}
+            after = awaited[run.sweep_id or run.id]
+            changes: dict[str, Any] = {"after": after, "followed_by": waiting[run.id][:SHOWN_MAX]}
             if run.state is RunState.QUEUED and run.waits_for is not None:
-                sentence = waiting_sentence(awaited[run.id], run.waits_for)
-                changes["waiting_reason"] = sentence or run.waiting_reason
+                changes["waiting_reason"] = waiting_sentence(after, run.waits_for) or view.waiting_reason
             views.append(view.model_copy(update=changes))
         return views
 

@@ -11,7 +11,16 @@ from pydantic import Field
 
 from allocations.clock import MS_PER_SECOND, to_rfc3339
 from allocations.leases.views import View
-from allocations.runs.models import ACTIVE_STATES, ENDED_STATES, RunState
+from allocations.runs.models import (
+    ACTIVE_STATES,
+    AWAITED,
+    ENDED_STATES,
+    FOLLOWING,
+    ChainedRun,
+    Condition,
+    RunSource,
+    RunState,
+)
 
 FAILED_STATES = frozenset({RunState.FAILED, RunState.TIMED_OUT})
 
@@ -28,7 +37,10 @@ class SweepState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A sweep as stored. `parameters` (an object) and `varied` (a list of names) are JSON."""
+    """A sweep as stored. `parameters` (an object) and `varied` (a list of names) are JSON.
+
+    What follows `cancelled_at_ms` is that of each of its runs, too.
+    """
 
     id: str
     person: str
@@ -44,6 +56,11 @@ class Sweep:
     waiting_reason: str | None
     submitted_at_ms: int
     cancelled_at_ms: int | None
+    retries: int
+    source: str | None
+    environment: str | None
+    output: str | None
+    waits_for: Condition | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +146,18 @@ class SweepView(View):
     held_microcredits: int
     charged_microcredits: int
 
+    # An answer that an earlier version has kept for its Idempotency-Key does not have these.
+    retries: int = 0
+    source: RunSource | None = None
+    environment: list[str] = Field(default_factory=list)
+    output: str | None = None
+    waits_for: Condition | None = None
+    after: list[ChainedRun] = Field(default_factory=list, description=AWAITED)
+    followed_by: list[ChainedRun] = Field(default_factory=list, description=FOLLOWING)
+
     @classmethod
     def from_sweep(cls, sweep: Sweep, allocation_name: str, tally: Tally, amounts: tuple[int, int]) -> SweepView:
-        """Show a sweep with the (held, charged) amounts of all its runs."""
+        """Show a sweep with the (held, charged) amounts of all its runs, without its neighbours."""
         state = tally.state()
         unended = tally.waiting + tally.active
         return cls(
@@ -159,6 +185,11 @@ class SweepView(View):
             seconds_left=tally.seconds_left(),
             held_microcredits=amounts[0],
             charged_microcredits=amounts[1],
+            retries=sweep.retries,
+            source=RunSource.model_validate_json(sweep.source) if sweep.source else None,
+            environment=json.loads(sweep.environment or "[]"),
+            output=sweep.output,
+            waits_for=sweep.waits_for,
         )
 
 
@@ -166,13 +197,15 @@ class SweepEstimate(View):
     """What a sweep would cost, and what its allocation has free.
 
     A run holds its maximum when it starts and is charged what it used; what is held of others and given back comes to
-    be free. `likely_…` is by earlier runs of the same notebook and size that succeeded, null where there are none.
+    be free. `most_microcredits` is what all cost if each takes its maximum in every attempt. `likely_…` is by earlier
+    runs of the same notebook and size that succeeded, null where there are none.
     """
 
     runs: int
     max_seconds: int
     held_microcredits_each: int
     held_microcredits: int
+    most_microcredits: int
     likely_from_runs: int
     likely_seconds_each: int | None
     likely_microcredits: int | None
@@ -185,7 +218,8 @@ class SweepEstimate(View):
 class SweepResult(View):
     """A row of a sweep: its parameters, and the last run of it with what it recorded and cost.
 
-    `charged_microcredits` is of that run; `charged_microcredits_before` of those that had failed before it.
+    `charged_microcredits` is of that run, with the attempts that it was retried after; `charged_microcredits_before` of
+    those that had failed before it.
     """
 
     row: int

@@ -13,7 +13,7 @@ from allocations.db.bulk import BulkInsert, BulkUpdate
 from allocations.db.schema import holds, runs, sweeps
 from allocations.leases.models import LeaseState
 from allocations.ledger.models import Unit
-from allocations.runs.models import ACTIVE_STATES, Run, RunError, RunState
+from allocations.runs.models import ACTIVE_STATES, Condition, Run, RunError, RunState
 from allocations.runs.store import to_run
 from allocations.runs.sweep_models import Sweep, SweepResult, Tally
 
@@ -141,7 +141,10 @@ class SweepStore:
         return found
 
     def amounts(self, connection: Connection, sweep_ids: Collection[str]) -> dict[str, tuple[int, int]]:
-        """Return (held now, charged so far) in microcredits by sweep, of all runs that it ever had."""
+        """Return (held now, charged so far) in microcredits by sweep, of all attempts of all runs that it ever had."""
+        before = select(runs.c.sweep_id, func.sum(runs.c.charged_before_microcredits))
+        earlier = connection.execute(before.where(runs.c.sweep_id.in_(sweep_ids)).group_by(runs.c.sweep_id))
+        found = {row[0]: (0, int(row[1])) for row in earlier}
         held = func.sum(case((holds.c.state == LeaseState.OPEN, holds.c.amount), else_=0))
         rows = connection.execute(
             select(runs.c.sweep_id, held, func.sum(holds.c.charged))
@@ -149,7 +152,7 @@ class SweepStore:
             .where(runs.c.sweep_id.in_(sweep_ids))
             .group_by(runs.c.sweep_id)
         )
-        return {row[0]: (int(row[1]), int(row[2])) for row in rows}
+        return found | {row[0]: (int(row[1]), found[row[0]][1] + int(row[2])) for row in rows}
 
     def results(self, connection: Connection, sweep_id: str, after_row: int, limit: int) -> Iterator[SweepResult]:
         """Return rows of a sweep from after `after_row` on, by row, each with its last run."""
@@ -173,8 +176,7 @@ class SweepStore:
         before: dict[int, int] = {}
         if found:
             earlier = connection.execute(
-                select(runs.c.sweep_row, func.sum(holds.c.charged))
-                .join(holds, _OF_CREDITS)
+                select(runs.c.sweep_row, func.sum(runs.c.charged_before_microcredits + func.coalesce(charged, 0)))
                 .where(
                     runs.c.sweep_id == sweep_id,
                     runs.c.sweep_row.between(found[0].sweep_row, found[-1].sweep_row),
@@ -189,7 +191,11 @@ class SweepStore:
     def earlier(self, connection: Connection, person: str, name: str, size: str, limit: int) -> tuple[int, int, int]:
         """Return how many of a person's last runs of a notebook on a size succeeded, their charges and milliseconds."""
         last = (
-            select(runs.c.lease_id, (runs.c.ended_at_ms - runs.c.started_at_ms).label("ran_ms"))
+            select(
+                runs.c.lease_id,
+                runs.c.charged_before_microcredits.label("before"),
+                (runs.c.ended_at_ms - runs.c.started_at_ms).label("ran_ms"),
+            )
             .where(
                 runs.c.person == person,
                 runs.c.name == name,
@@ -202,14 +208,17 @@ class SweepStore:
             .subquery()
         )
         of_credits = (holds.c.lease_id == last.c.lease_id) & (holds.c.unit == Unit.CREDITS)
-        charges = select(last.c.ran_ms, func.sum(holds.c.charged).label("charged")).join(holds, of_credits)
-        each = charges.group_by(last.c.lease_id, last.c.ran_ms).subquery()
+        charged = (last.c.before + func.sum(holds.c.charged)).label("charged")
+        charges = select(last.c.ran_ms, charged).join(holds, of_credits)
+        each = charges.group_by(last.c.lease_id, last.c.before, last.c.ran_ms).subquery()
         row = connection.execute(select(func.count(), func.sum(each.c.charged), func.sum(each.c.ran_ms))).one()
         return int(row[0]), int(row[1] or 0), int(row[2] or 0)
 
 
 def _sweep(row: Row[Any]) -> Sweep:
-    return Sweep(**row._mapping)  # noqa: SLF001  # SQLAlchemy's public name for a row as a mapping
+    fields = dict(row._mapping)  # noqa: SLF001  # SQLAlchemy's public name for a row as a mapping
+    fields["waits_for"] = Condition(fields["waits_for"]) if fields["waits_for"] else None
+    return Sweep(**fields)
 
 
 def _result(row: Row[Any], before: int) -> SweepResult:
@@ -226,6 +235,6 @@ def _result(row: Row[Any], before: int) -> SweepResult:
         seconds=None if ran_ms is None else ran_ms / MS_PER_SECOND,
         started_at=None if row.started_at_ms is None else to_rfc3339(row.started_at_ms),
         ended_at=None if row.ended_at_ms is None else to_rfc3339(row.ended_at_ms),
-        charged_microcredits=int(row.charged),
+        charged_microcredits=row.charged_before_microcredits + int(row.charged),
         charged_microcredits_before=before,
     )

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from allocations.clock import MS_PER_SECOND
 from allocations.db.idempotency import answered_once
 from allocations.errors import InvalidInputError, NotFoundError, TransitionError
-from allocations.leases.images import choose
 from allocations.leases.models import LeaseKind, LeaseRequest
 from allocations.ledger.service import MICROCREDITS_PER_CREDIT
-from allocations.runs.models import Run, RunState
+from allocations.runs.chains import SHOWN_MAX, require_awaited, waiting_sentence
+from allocations.runs.models import RunState
 from allocations.runs.notebook_parameters import parameters_of
-from allocations.runs.provenance import again_record, submitted_record
-from allocations.runs.submissions import require_file_name, require_max_seconds, require_notebook
+from allocations.runs.provenance import again_record
+from allocations.runs.service import Submission
+from allocations.runs.submissions import require_max_seconds, require_retries
 from allocations.runs.sweep_models import FAILED_STATES, Sweep, SweepEstimate, SweepResult, SweepView
 from allocations.runs.sweep_rows import require_count, require_rows
 
@@ -35,7 +36,10 @@ if TYPE_CHECKING:
     from allocations.ledger.service import Ledger
     from allocations.lifecycle.stores.allocations import AllocationStore
     from allocations.policy.models import Policy
+    from allocations.runs.chains import ChainStore
     from allocations.runs.files import RunFiles
+    from allocations.runs.models import Run
+    from allocations.runs.service import RunService
     from allocations.runs.sweep_store import SweepStore
 
 # By how many earlier runs the likely price is told.
@@ -43,23 +47,14 @@ EARLIER_RUNS_MAX = 100
 RESULTS_MAX = 1000
 
 
-@dataclass(frozen=True, slots=True)
-class SweepSubmission:
-    """What a person submits. `parameters` are common to all runs, each of `rows` gives those of one run.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepSubmission(Submission):
+    """What a person submits: what all runs have in common, as of a single run, and in `rows` the parameters of each.
 
-    `notebook` is the parsed .ipynb, `max_seconds` None for the policy's default, `at_once` None for no limit but
-    the allocation's.
+    `at_once` None for no limit but the allocation's.
     """
 
-    person: str
-    allocation: str
-    size: str
-    name: str
-    notebook: Mapping[str, Any]
-    parameters: Mapping[str, Any]
     rows: Sequence[Mapping[str, Any]]
-    image: str | None = None
-    max_seconds: int | None = None
     at_once: int | None = None
 
 
@@ -88,51 +83,56 @@ class SweepService:
     lease_store: LeaseStore
     allocations: AllocationStore
     sweeps: SweepStore
+    chains: ChainStore
+    runs: RunService
     files: RunFiles
 
     @answered_once
     def submit(self, submission: SweepSubmission, idempotency: IdempotencyKey) -> SweepView:
         """Queue all runs of a sweep, or none; what could never be admitted is refused, as a single run is."""
-        rules = self.policy.runs
-        content = require_notebook(submission.notebook, rules.notebook_max_bytes)
-        name = require_file_name(submission.name)
+        prepared = self.runs.prepare(submission)
         taken = parameters_of(submission.notebook)
-        rows = require_rows(taken, submission.parameters, submission.rows, rules.sweep_runs_max)
-        max_seconds = require_max_seconds(submission.max_seconds, rules)
+        rows = require_rows(taken, submission.parameters, submission.rows, self.policy.runs.sweep_runs_max)
         if submission.at_once is not None and submission.at_once < 1:
             raise InvalidInputError("A sweep runs at least 1 at once.", "Give a larger number, or none for no limit.")
         with self.database.write() as connection:
             answer = idempotency.recall(connection)
             if answer is not None:
                 return SweepView.model_validate_json(answer)
-            self.leases.check(connection, _request(submission, max_seconds))
-            now_ms = self.clock.now_ms()
+            self.runs.check_within(connection, prepared)
+            run = self.runs.new_run(prepared)
             sweep = Sweep(
                 id=self.new_id("s"),
-                person=submission.person,
-                allocation_id=submission.allocation,
-                name=name,
-                size=submission.size,
-                # Named with its version: what the record says stays true when another version is recommended.
-                image=choose(self.policy, submission.image, self.policy.size(submission.size)).recorded,
-                parameters=json.dumps(dict(submission.parameters)),
+                person=run.person,
+                allocation_id=run.allocation_id,
+                name=run.name,
+                size=run.size,
+                image=run.image,
+                parameters=run.parameters,
                 varied=json.dumps(rows.varied),
                 rows=len(rows.parameters),
                 at_once=submission.at_once,
-                max_seconds=max_seconds,
+                max_seconds=run.max_seconds,
                 waiting_reason=None,
-                submitted_at_ms=now_ms,
+                submitted_at_ms=run.submitted_at_ms,
                 cancelled_at_ms=None,
+                retries=run.retries,
+                source=run.source,
+                environment=run.environment,
+                output=run.output,
+                waits_for=run.waits_for,
             )
             # The one file of all runs first: what is in the queue always has its notebook.
-            self.files.write_input(sweep.id, content)
+            self.files.write_input(sweep.id, prepared.content)
             self.sweeps.add(connection, sweep)
-            record = submitted_record(content)
-            self.sweeps.add_runs(
-                connection, self._runs(sweep, rows.parameters, len(submission.notebook["cells"]), record)
+            self.chains.add(connection, sweep.id, submission.after)
+            of_rows = (
+                replace(run, id=self.new_id("r"), parameters=of_row, sweep_id=sweep.id, sweep_row=row)
+                for row, of_row in enumerate(rows.parameters)
             )
+            self.sweeps.add_runs(connection, of_rows)
             view = self._view(connection, sweep)
-            idempotency.remember(connection, view.model_dump_json(), now_ms)
+            idempotency.remember(connection, view.model_dump_json(), sweep.submitted_at_ms)
             return view
 
     def estimate(
@@ -144,10 +144,12 @@ class SweepService:
         *,
         name: str = "",
         max_seconds: int | None = None,
+        retries: int = 0,
     ) -> SweepEstimate:
         """Say what a sweep would hold and likely cost, beside what is free; errors as of a submission."""
         rules = self.policy.runs
         require_count(runs, rules.sweep_runs_max)
+        attempts = 1 + require_retries(retries, rules.retries_max)
         seconds = require_max_seconds(max_seconds, rules)
         request = LeaseRequest(allocation, person, LeaseKind.BATCH, size, None, "", seconds)
         with self.database.read() as connection:
@@ -157,18 +159,20 @@ class SweepService:
         prices = self.policy.prices_at(datetime.fromtimestamp(self.clock.now_ms() / MS_PER_SECOND, tz=UTC))
         each = prices.microcredits_per_second(self.policy.size(size)) * seconds
         likely = charged * runs // known if known else None
+        most = each * runs * attempts
         return SweepEstimate(
             runs=runs,
             max_seconds=seconds,
             held_microcredits_each=each,
             held_microcredits=each * runs,
+            most_microcredits=most,
             likely_from_runs=known,
             likely_seconds_each=ran_ms // known // MS_PER_SECOND if known else None,
             likely_microcredits=likely,
             free_microcredits=free,
-            suffices=each * runs <= free,
+            suffices=most <= free,
             at_once_max=min(runs, free // each),
-            advice=_advice(each, each * runs, likely, free),
+            advice=_advice(each, most, likely, free),
         )
 
     @answered_once
@@ -186,6 +190,12 @@ class SweepService:
             if not failed:
                 raise TransitionError("No run of this sweep has failed.", "Look at its results.")
             again = self._again(failed, retry.size, max_seconds)
+            self.runs.secrets.require(connection, person, json.loads(sweep.environment or "[]"))
+            if sweep.waits_for is not None:
+                after = {
+                    one.sweep or one.run or "": one for one in self.chains.awaited(connection, [sweep_id])[sweep_id]
+                }
+                require_awaited(list(after), after, sweep.waits_for)
             for one in {(run.size, run.max_seconds): run for run in again}.values():
                 request = LeaseRequest(
                     one.allocation_id, person, LeaseKind.BATCH, one.size, one.image, "", one.max_seconds
@@ -244,40 +254,6 @@ class SweepService:
 
     # ------------------------------------------------------------------ inside
 
-    def _runs(self, sweep: Sweep, parameters: Sequence[str], cells: int, record: str) -> Iterator[Run]:
-        size = self.policy.size(sweep.size)
-        first = Run(
-            id="",
-            person=sweep.person,
-            allocation_id=sweep.allocation_id,
-            name=sweep.name,
-            size=sweep.size,
-            image=sweep.image,
-            cores=size.cores,
-            memory_gib=size.memory_gib,
-            gpus=size.gpus,
-            gpu_type=size.gpu_type,
-            parameters="",
-            max_seconds=sweep.max_seconds,
-            state=RunState.QUEUED,
-            waiting_reason=None,
-            cancel_requested=False,
-            attempt=1,
-            executor=None,
-            lease_id=None,
-            cells_done=0,
-            cells_total=cells,
-            current_cell=None,
-            error=None,
-            submitted_at_ms=sweep.submitted_at_ms,
-            started_at_ms=None,
-            ended_at_ms=None,
-            provenance=record,
-            sweep_id=sweep.id,
-        )
-        for row, of_row in enumerate(parameters):
-            yield replace(first, id=self.new_id("r"), parameters=of_row, sweep_row=row)
-
     def _again(self, failed: Sequence[Run], size_name: str | None, max_seconds: int | None) -> list[Run]:
         """Return a new run for each, as it was when it was submitted but for what is asked to change."""
         changes: dict[str, Any] = {
@@ -295,6 +271,8 @@ class SweepService:
             "ended_at_ms": None,
             "recorded": None,
             "end_code": None,
+            "retried": 0,
+            "charged_before_microcredits": 0,
         }
         if max_seconds is not None:
             changes["max_seconds"] = max_seconds
@@ -331,31 +309,23 @@ class SweepService:
         ids = [sweep.id for sweep in sweeps]
         tallies, amounts = self.sweeps.tallies(connection, ids), self.sweeps.amounts(connection, ids)
         names = self.allocations.names(connection, {sweep.allocation_id for sweep in sweeps})
-        return [
-            SweepView.from_sweep(
-                sweep, names.get(sweep.allocation_id, ""), tallies[sweep.id], amounts.get(sweep.id, (0, 0))
-            )
-            for sweep in sweeps
-        ]
+        awaited, waiting = self.chains.awaited(connection, ids), self.chains.waiting(connection, ids)
+        views = []
+        for sweep in sweeps:
+            tally = tallies[sweep.id]
+            view = SweepView.from_sweep(sweep, names.get(sweep.allocation_id, ""), tally, amounts[sweep.id])
+            changes: dict[str, Any] = {"after": awaited[sweep.id], "followed_by": waiting[sweep.id][:SHOWN_MAX]}
+            if sweep.waits_for is not None and tally.waiting:
+                changes["waiting_reason"] = waiting_sentence(awaited[sweep.id], sweep.waits_for) or view.waiting_reason
+            views.append(view.model_copy(update=changes))
+        return views
 
 
-def _request(submission: SweepSubmission, max_seconds: int) -> LeaseRequest:
-    return LeaseRequest(
-        submission.allocation,
-        submission.person,
-        LeaseKind.BATCH,
-        submission.size,
-        submission.image,
-        "",
-        max_seconds,
-    )
-
-
-def _advice(each: int, held: int, likely: int | None, free: int) -> str:
+def _advice(each: int, most: int, likely: int | None, free: int) -> str:
     """Say whether what is free suffices, and what happens when it does not."""
-    if held <= free:
-        return f"It suffices: together the runs hold at most {_credits(held)} credits, and {_credits(free)} are free."
-    more = f"Together the runs could take {_credits(held)} credits, and {_credits(free)} are free."
+    if most <= free:
+        return f"It suffices: together the runs cost at most {_credits(most)} credits, and {_credits(free)} are free."
+    more = f"Together the runs could take {_credits(most)} credits, and {_credits(free)} are free."
     if likely is not None and likely <= free:
         return (
             f"{more} Likely they cost {_credits(likely)} credits in all: each holds its maximum only while it runs, "

@@ -20,15 +20,17 @@ from allocations.runs.files import INPUT
 from allocations.runs.models import RunSource, RunSourceKind
 from allocations.runs.notebook_parameters import InvalidParametersError, NotebookParameters, parameters_of
 from allocations.runs.service import Submission
+from allocations.web import run_terms
 from allocations.web.examples import ExampleNotebooks
 from allocations.web.formats import SECONDS_PER_MINUTE
-from allocations.web.forms import to_notebook, to_parameter_lines, to_parameters, to_seconds, to_whole_between
+from allocations.web.forms import to_notebook, to_parameter_lines, to_parameters
 from allocations.web.parameter_fields import PREFIX, FieldsError, fields_of, has_fields, read_fields
 from allocations.web.render import new_key, page, see
+from allocations.web.run_terms import SEPARATOR, Reading, Ticked, first_values, read_terms, shown_terms, to_body
 from allocations.web.session import Sent, form_needs, page_needs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping
 
     from allocations.runs.models import RunView
 
@@ -36,8 +38,7 @@ log = logging.getLogger(__name__)
 router = APIRouter()
 RunnerPage = Annotated[Identity, Depends(page_needs(Scope.RUN))]
 RunForm = Annotated[Sent, Depends(form_needs(Scope.RUN))]
-FIELDS = ("choice", "image", "custom_image", "parameters", "minutes", "retries", "key", "output")
-SEPARATOR = "::"  # between the allocation and the size of a choice
+FIELDS = (*run_terms.FIELDS, "parameters")
 UPLOAD = "upload"
 
 
@@ -84,8 +85,8 @@ def show_form(
         if wanted.draft:
             return _choice(request, wanted.again, error)
         raise
-    secrets = chosen.repeated.environment if chosen.repeated else ()
-    return _form(request, services, runner, chosen, _first_values(services, chosen), chosen_secrets=secrets)
+    ticked = Ticked(chosen.repeated.environment if chosen.repeated else ())
+    return _form(request, services, runner, chosen, _first_values(services, chosen), ticked)
 
 
 @router.get("/runs/notebook")
@@ -131,14 +132,13 @@ def submit(request: Request, services: Wired, sent: RunForm) -> Response:
     if sent.text("fields"):
         written = {name: sent.text(name) for name in sent.fields if name.startswith(PREFIX)}
     try:
-        submission = _to_submission(services, sent.identity, chosen, values, written, sent.texts("environment"))
-        key = IdempotencyKey.for_request(sent.identity.name, sent.key(), "run", _to_body(submission))
+        submission = _to_submission(services, sent, chosen, values, written)
+        key = IdempotencyKey.for_request(sent.identity.name, sent.key(), "run", to_body(submission))
         run = services.runs.submit(submission, key)
     except AllocationsError as error:
         if isinstance(error, IdempotencyConflictError):
             values["key"] = new_key()
-        secrets = sent.texts("environment")
-        return _form(request, services, sent.identity, chosen, values, written, error, secrets)
+        return _form(request, services, sent.identity, chosen, values, Ticked.of(sent), written, error)
     log.info("run queued", extra={"person": run.person, "allocation": run.allocation, "run": run.id})
     return see(request, f"/runs/{run.id}", "queued")
 
@@ -164,63 +164,29 @@ def _chosen(request: Request, services: Wired, runner: Identity, wanted: Wanted)
 
 
 def _to_submission(
-    services: Wired,
-    runner: Identity,
-    chosen: Chosen,
-    values: Mapping[str, str],
-    written: Mapping[str, str] | None,
-    environment: Sequence[str],
+    services: Wired, sent: Sent, chosen: Chosen, values: Mapping[str, str], written: Mapping[str, str] | None
 ) -> Submission:
     """Read the whole form; FieldsError with whatever is wrong in any of its fields."""
-    faults: dict[str, str] = {}
-
-    def read(field: str, reading: Callable[[], Any]) -> Any:
-        try:
-            return reading()
-        except FieldsError as error:
-            faults.update(error.faults)
-        except InvalidInputError as error:
-            faults[field] = f"{error.detail} {error.remedy}"
-        return None
-
-    allocation, separator, size = values["choice"].partition(SEPARATOR)
-    if not separator:
-        faults["choice"] = "No size is chosen. Choose one on one of your allocations."
-    retries_max = services.policy.runs.retries_max
-    max_seconds = read("minutes", lambda: to_seconds(values["minutes"], "Maximum minutes"))
-    retries = read("retries", lambda: to_whole_between(values["retries"], "Retries", 0, retries_max))
-    lines = read("parameters", lambda: to_parameters(values["parameters"]))
-    fields = read("parameters", lambda: {} if written is None else read_fields(chosen.parameters, written))
-    if faults:
-        raise FieldsError(faults)
+    reading = Reading()
+    terms = read_terms(services, reading, values, Ticked.of(sent))
+    lines = reading("parameters", lambda: to_parameters(values["parameters"]))
+    fields = reading("parameters", lambda: {} if written is None else read_fields(chosen.parameters, written))
+    reading.require()
     return Submission(
-        person=runner.name,
-        allocation=allocation,
-        size=size,
+        person=sent.identity.name,
         name=chosen.name,
         notebook=chosen.notebook,
         parameters=lines | fields,
-        image=values["custom_image"].strip() or values["image"] or None,
-        max_seconds=max_seconds,
-        retries=retries or 0,
         source=chosen.source,
-        environment=environment,
-        output=values["output"],
+        **terms,
     )
-
-
-def _to_body(submission: Submission) -> dict[str, Any]:
-    """Return what tells one submission from another, under a key."""
-    body = {name: getattr(submission, name) for name in submission.__slots__}
-    return body | {"source": submission.source.model_dump() if submission.source else None}
 
 
 def _first_values(services: Wired, chosen: Chosen) -> dict[str, str]:
     """Return what a form begins with: what a run had when one is repeated."""
     run = chosen.repeated
     if run is None:
-        minutes = services.policy.runs.default_max_seconds // SECONDS_PER_MINUTE
-        return {"minutes": str(minutes), "retries": "0", "key": new_key()}
+        return first_values(services, new_key())
     lines, left_out = ("", list[str]())
     if not has_fields(chosen.parameters):
         lines, left_out = to_parameter_lines(run.parameters)
@@ -265,27 +231,17 @@ def _form(
     runner: Identity,
     chosen: Chosen,
     values: Mapping[str, str],
+    ticked: Ticked,
     written: Mapping[str, str] | None = None,
     error: AllocationsError | None = None,
-    chosen_secrets: Sequence[str] = (),
 ) -> Response:
-    options = services.offers.start_options(runner.name, is_server=False)
-    default = f"{options.default.allocation}{SEPARATOR}{options.default.size}" if options.default else ""
     return page(
         request,
         "submission.html",
         error=error,
         faults=_faults_of(error),
-        secrets=services.secrets.list_of(runner.name),
-        chosen_secrets=chosen_secrets,
-        options=options,
-        startable=options.agreement.accepted and any(offer.usable for offer in options.allocations),
         chosen=chosen,
         fields=fields_of(chosen.parameters, chosen.repeated.parameters if chosen.repeated else {}, written),
         with_lines=not has_fields(chosen.parameters),
-        values={"choice": default, "image": "", "custom_image": "", "parameters": "", "left_out": "", "output": ""}
-        | dict(values),
-        longest_minutes=services.policy.runs.longest_seconds // SECONDS_PER_MINUTE,
-        retries_max=services.policy.runs.retries_max,
-        separator=SEPARATOR,
+        **shown_terms(services, runner.name, {"parameters": "", "left_out": ""} | dict(values), ticked),
     )

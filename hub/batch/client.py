@@ -14,7 +14,7 @@ import os
 import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 from urllib.parse import quote
 
 import httpx
@@ -32,12 +32,13 @@ from hub.batch.service import (
 )
 from hub.batch.showing import Display
 from hub.batch.sources import NotebookError, notebook_at, read_notebook
+from hub.batch.submissions import Terms, to_body
 from hub.batch.sweeps import Sweep, SweepClient
 from hub.batch.tables import TableError
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping
 
 __all__ = [
     "BatchClient",
@@ -51,6 +52,7 @@ __all__ = [
     "Sweep",
     "SweepClient",
     "TableError",
+    "Terms",
     "cancel",
     "options",
     "output",
@@ -138,44 +140,16 @@ class BatchClient:
         allocation: str,
         size: str,
         *,
-        parameters: Mapping[str, Any] | None = None,
-        image: str | None = None,
-        max_seconds: int | None = None,
-        name: str | None = None,
-        after: Sequence[str] = (),
-        even_if_failed: bool = False,
-        retries: int = 0,
         idempotency_key: str | None = None,
-        environment: Iterable[str] = (),
-        save_to: str | None = None,
+        **terms: Unpack[Terms],
     ) -> Run:
         """Queue a notebook. An answer that gets lost is asked for again, and queues nothing twice.
 
-        notebook: a file, or one in a repository as git+https://host/repo@revision#path/to.ipynb. max_seconds:
-        the longest it may run, the policy's default if None. name: the file's own if None. retries: how often
-        it is tried again if it fails, each attempt charged. after: ids of one's own runs that must have
-        succeeded first; if one of them does not, the run is cancelled, or with even_if_failed begins all the
-        same. Raises NotebookError for what is not a notebook, or cannot be had; ServiceRefusalError also for
-        parameters that the notebook does not take. environment: names of your secrets, each of which is a
-        variable of the notebook. save_to: where the output goes as well: home:FOLDER, scratch:FOLDER or
-        s3://BUCKET/PREFIX.
+        notebook: a file, or one in a repository as git+https://host/repo@revision#path/to.ipynb. terms: as `Terms` has
+        them. Raises NotebookError for what is not a notebook, or cannot be had; ServiceRefusalError also for parameters
+        that the notebook does not take.
         """
-        content, source = notebook_at(notebook)
-        body = {
-            "allocation": allocation,
-            "size": size,
-            "image": image,
-            "name": name or Path(source.path or "").name,
-            "notebook": content,
-            "parameters": dict(parameters or {}),
-            "max_seconds": max_seconds,
-            "after": list(after),
-            "waits_for": "ended" if even_if_failed else "succeeded",
-            "retries": retries,
-            "source": source.to_json(),
-            "environment": list(environment),
-            "output": save_to,
-        }
+        body = to_body(notebook, allocation, size, terms)
         return Run.from_json(self._send("/runs", body, idempotency_key))
 
     def parameters(self, notebook: Path | str) -> list[Parameter] | None:

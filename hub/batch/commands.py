@@ -13,13 +13,14 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from hub.batch.parameters import parse_parameter
+from hub.batch.submit_options import values_of, with_terms
 from hub.batch.sweep_commands import sweep
 from hub.batch.terminal import MICROCREDITS_PER_CREDIT, credentials, err, fail, open_client, out
 
 if TYPE_CHECKING:
     from hub.batch.client import BatchClient
     from hub.batch.model import Parameter, Run
+    from hub.batch.submissions import Terms
 
 
 @click.command()
@@ -50,48 +51,22 @@ batch.add_command(sweep)
 @click.argument("notebook")
 @click.option("--allocation", required=True, help="The id of the allocation to charge.")
 @click.option("--size", required=True, help="The size to run on, such as small or standard.")
-@click.option("-p", "--parameter", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter.")
-@click.option("--image", help="The image, as `meridian batch images` names it; the size's default when left out.")
-@click.option("--max-minutes", type=click.IntRange(min=1), help="The longest it may run; its whole price is held.")
-@click.option("--after", multiple=True, metavar="RUN", help="Begin when this run of yours has succeeded; repeatable.")
-@click.option("--even-if-failed", is_flag=True, help="With --after: begin however those runs end.")
-@click.option(
-    "--retries", type=click.IntRange(min=0), default=0, help="How often to try again if it fails; each costs."
-)
-@click.option("--secret", "secrets", multiple=True, metavar="NAME", help="A secret of yours that the notebook gets.")
-@click.option("--save-to", metavar="PLACE", help="home:FOLDER, scratch:FOLDER or s3://BUCKET/PREFIX, as well.")
+@with_terms
 @click.option("--wait/--no-wait", default=False, help="Follow the run until it ends; exit status 1 if it fails.")
 @click.option("--json", "as_json", is_flag=True, help="For machines.")
 def submit(  # click passes options by name
     notebook: str,
     allocation: str,
     size: str,
-    parameters: tuple[tuple[str, str], ...],
-    image: str | None,
-    max_minutes: int | None,
-    after: tuple[str, ...],
-    even_if_failed: bool,
-    retries: int,
-    secrets: tuple[str, ...],
-    save_to: str | None,
+    given: tuple[tuple[str, str], ...],
+    terms: Terms,
     wait: bool,
     as_json: bool,
 ) -> None:
     """Queue a run of NOTEBOOK: a file, or git+https://host/group/repository@revision#path/to.ipynb."""
     with open_client() as client:
-        run = client.submit(
-            notebook,
-            allocation,
-            size,
-            parameters=_values(client, notebook, parameters),
-            image=image,
-            max_seconds=None if max_minutes is None else max_minutes * 60,
-            after=after,
-            even_if_failed=even_if_failed,
-            retries=retries,
-            environment=secrets,
-            save_to=save_to,
-        )
+        terms["parameters"] = values_of(client, notebook, given)
+        run = client.submit(notebook, allocation, size, **terms)
         if not wait:
             _show(run, as_json=as_json)
             return
@@ -285,14 +260,6 @@ def _show_record(record: dict[str, Any]) -> None:
     out.print(table, highlight=False)
 
 
-def _values(client: BatchClient, notebook: str, given: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    """What `-p name value` means: where the notebook takes text, the value as it was typed."""
-    if not given:
-        return {}
-    kinds = {one.name: one.kind for one in client.parameters(notebook) or []}
-    return {name: value if kinds.get(name) == "str" else parse_parameter(value) for name, value in given}
-
-
 def _type(parameter: Parameter) -> str:
     return f"{parameter.kind} or null" if parameter.nullable and parameter.kind != "any" else parameter.kind
 
@@ -334,7 +301,7 @@ def _show(run: Run, *, as_json: bool) -> None:
     table.add_row("Charged", _credits(run))
     for title, chained in (("After", run.after), ("Followed by", run.followed_by)):
         if chained:
-            table.add_row(title, "\n".join(f"{one.run} {one.name}: {one.state}" for one in chained))
+            table.add_row(title, "\n".join(map(str, chained)))
     if run.error:
         where = f"cell {run.error.cell}: " if run.error.cell is not None else ""
         table.add_row("Error", f"{where}{run.error.name}: {run.error.message}")

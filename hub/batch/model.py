@@ -89,15 +89,19 @@ class Resources:
 
 @dataclass(frozen=True)
 class ChainedRun:
-    """A run that another one waits for, or that waits for another one."""
+    """A run or a sweep that is waited for, or that waits: one of the two ids, the other None."""
 
-    run: str
+    run: str | None
     name: str
     state: str
+    sweep: str | None = None
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ChainedRun:
-        return cls(data["run"], data.get("name") or "", data["state"])
+        return cls(data.get("run"), data.get("name") or "", data["state"], data.get("sweep"))
+
+    def __str__(self) -> str:
+        return f"{self.run or f'sweep {self.sweep}'} {self.name}: {self.state}"
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,18 @@ def notebook_at(place: Path | str) -> tuple[dict[str, Any], Source]:
     return read_notebook(path), _source_of(path)
 
 
+def name_of(place: Path | str) -> str:
+    """The file name of a notebook, as `notebook_at` takes it, without reading it. Raises NotebookError."""
+    if not str(place).startswith("git+"):
+        return Path(place).name
+    from hub.batch.repositories import RepositoryError, RepositoryPlace  # noqa: PLC0415  as below
+
+    try:
+        return Path(RepositoryPlace.parse(str(place)).path).name
+    except RepositoryError as error:
+        raise NotebookError(str(error)) from error
+
+
 def _of_repository(text: str) -> tuple[dict[str, Any], Source]:
     # Only now: submitting a file needs none of it, and works where there is no git.
     from hub.batch.repositories import RepositoryError, RepositoryPlace, fetch  # noqa: PLC0415

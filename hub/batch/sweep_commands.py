@@ -12,15 +12,16 @@ import click
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Column, Table
 
-from hub.batch.parameters import parse_parameter
+from hub.batch.sources import name_of
+from hub.batch.submit_options import SECONDS_PER_MINUTE, values_of, with_terms
 from hub.batch.tables import TableError, flat_results, grid_rows, parse_grid, read_table, to_csv
 from hub.batch.terminal import MICROCREDITS_PER_CREDIT, err, open_client, out
 
 if TYPE_CHECKING:
     from hub.batch.client import BatchClient
+    from hub.batch.submissions import Terms
     from hub.batch.sweeps import Sweep
 
-SECONDS_PER_MINUTE = 60
 SHOWN_ROWS = 40
 
 
@@ -30,7 +31,7 @@ def sweep() -> None:
 
 
 @sweep.command()
-@click.argument("notebook", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("notebook")
 @click.option("--allocation", required=True, help="The id of the allocation to charge.")
 @click.option("--size", required=True, help="The size that each run gets, such as small or standard.")
 @click.option(
@@ -47,34 +48,41 @@ def sweep() -> None:
     metavar="NAME VALUES",
     help="A parameter and its values, such as 1,2,3 or 1..18; every combination of several is run.",
 )
-@click.option("-p", "--parameter", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="Common to all.")
-@click.option("--image", help="The image; the platform's default when left out.")
-@click.option("--max-minutes", type=click.IntRange(min=1), help="The longest that each may run; its price is held.")
+@with_terms
 @click.option("--at-once", type=click.IntRange(min=1), help="How many may run together.")
 @click.option("--estimate", is_flag=True, help="Only say what it would cost.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask, even when the credits may not suffice.")
 @click.option("--wait/--no-wait", default=False, help="Follow it until all have ended; exit status 1 if any fails.")
 @click.option("--json", "as_json", is_flag=True, help="For machines; asks nothing.")
 def submit(  # click passes options by name
-    notebook: Path,
+    notebook: str,
     allocation: str,
     size: str,
     table: Path | None,
     grid: tuple[tuple[str, str], ...],
-    parameters: tuple[tuple[str, str], ...],
-    image: str | None,
-    max_minutes: int | None,
+    given: tuple[tuple[str, str], ...],
+    terms: Terms,
     at_once: int | None,
     estimate: bool,
     yes: bool,
     wait: bool,
     as_json: bool,
 ) -> None:
-    """Queue a run of NOTEBOOK for each row of a table, or each combination of a grid."""
-    max_seconds = None if max_minutes is None else max_minutes * SECONDS_PER_MINUTE
+    """Queue a run of NOTEBOOK for each row of a table, or each combination of a grid.
+
+    NOTEBOOK is a file, or git+https://host/group/repository@revision#path/to.ipynb. Parameters given with -p are common
+    to all runs.
+    """
     with open_client() as client:
         rows = _rows(table, grid)
-        price = client.sweeps.estimate(allocation, size, len(rows), name=notebook.name, max_seconds=max_seconds)
+        price = client.sweeps.estimate(
+            allocation,
+            size,
+            len(rows),
+            name=name_of(notebook),
+            max_seconds=terms["max_seconds"],
+            retries=terms["retries"],
+        )
         if estimate:
             _show_estimate(price, as_json=as_json)
             return
@@ -82,16 +90,8 @@ def submit(  # click passes options by name
             err.print(price["advice"], highlight=False, soft_wrap=True)
             if not price["suffices"] and not yes and sys.stdin.isatty():
                 click.confirm(f"Submit {len(rows)} runs?", abort=True, err=True)
-        made = client.sweeps.submit(
-            notebook,
-            allocation,
-            size,
-            rows=rows,
-            parameters={name: parse_parameter(value) for name, value in parameters},
-            image=image,
-            max_seconds=max_seconds,
-            at_once=at_once,
-        )
+        terms["parameters"] = values_of(client, notebook, given)
+        made = client.sweeps.submit(notebook, allocation, size, rows=rows, at_once=at_once, **terms)
         if wait:
             if not as_json:
                 err.print(f"Queued as {made.id}.")
@@ -214,6 +214,8 @@ def _show_estimate(price: dict[str, Any], *, as_json: bool) -> None:
         "Held at most",
         f"{_credits(price['held_microcredits'])}, by each while it runs {_credits(price['held_microcredits_each'])}",
     )
+    if price["most_microcredits"] > price["held_microcredits"]:
+        table.add_row("With all retries", f"at most {_credits(price['most_microcredits'])}")
     if price["likely_microcredits"] is not None:
         by = f"by {price['likely_from_runs']} earlier runs of {price['likely_seconds_each']} s"
         table.add_row("Likely cost", f"{_credits(price['likely_microcredits'])}, {by}")
@@ -233,6 +235,17 @@ def _show(shown: Sweep, *, as_json: bool) -> None:
     counts = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in shown.counts.items() if count)
     table.add_row("Runs", f"{shown.rows}: {counts}")
     table.add_row("At once", str(shown.at_once or "as many as the allocation allows"))
+    if shown.retries:
+        table.add_row("Retries", f"{shown.retries} of each run")
+    if shown.source:
+        table.add_row("Notebook from", str(shown.source))
+    if shown.environment:
+        table.add_row("Secrets", ", ".join(shown.environment))
+    if shown.output:
+        table.add_row("Saved also to", shown.output)
+    for title, chained in (("After", shown.after), ("Followed by", shown.followed_by)):
+        if chained:
+            table.add_row(title, "\n".join(map(str, chained)))
     if shown.active and shown.seconds_left is not None:
         table.add_row("Time left", f"about {max(1, round(shown.seconds_left / SECONDS_PER_MINUTE))} min")
     table.add_row("Allocation", f"{shown.allocation_name} ({shown.allocation})")

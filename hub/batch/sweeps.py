@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
+from hub.batch.model import ChainedRun, Source
 from hub.batch.service import ServiceUnavailableError, call, json_of
-from hub.batch.sources import read_notebook
+from hub.batch.submissions import Terms, to_body
 from hub.batch.tables import read_table, to_csv, write_parquet
 
 if TYPE_CHECKING:
@@ -45,6 +46,13 @@ class Sweep:
     seconds_left: int | None
     held_microcredits: int
     charged_microcredits: int
+    retries: int
+    source: Source | None
+    environment: tuple[str, ...]
+    output: str | None
+    waits_for: str | None
+    after: tuple[ChainedRun, ...]
+    followed_by: tuple[ChainedRun, ...]
 
     @property
     def active(self) -> bool:
@@ -55,7 +63,14 @@ class Sweep:
     def from_json(cls, data: Mapping[str, Any]) -> Sweep:
         """Fields that this version does not know are left out. Raises KeyError when one is absent."""
         fields = {name: data[name] for name in cls.__dataclass_fields__}
-        return cls(**{**fields, "varied": tuple(fields["varied"])})
+        made = {
+            "varied": tuple(fields["varied"]),
+            "source": Source.from_json(fields["source"]) if fields["source"] else None,
+            "environment": tuple(fields["environment"]),
+            "after": tuple(ChainedRun.from_json(one) for one in fields["after"]),
+            "followed_by": tuple(ChainedRun.from_json(one) for one in fields["followed_by"]),
+        }
+        return cls(**{**fields, **made})
 
 
 class SweepClient:
@@ -74,13 +89,27 @@ class SweepClient:
         self._monotonic = monotonic
 
     def estimate(
-        self, allocation: str, size: str, runs: int, *, name: str = "", max_seconds: int | None = None
+        self,
+        allocation: str,
+        size: str,
+        runs: int,
+        *,
+        name: str = "",
+        max_seconds: int | None = None,
+        retries: int = 0,
     ) -> dict[str, Any]:
         """What so many runs would hold and likely cost, beside what the allocation has free; nothing is submitted.
 
         name: of the notebook, by whose earlier runs the likely cost is told.
         """
-        body = {"allocation": allocation, "size": size, "runs": runs, "name": name, "max_seconds": max_seconds}
+        body = {
+            "allocation": allocation,
+            "size": size,
+            "runs": runs,
+            "name": name,
+            "max_seconds": max_seconds,
+            "retries": retries,
+        }
         return json_of(call(self._http, "POST", "/sweeps/estimate", json=body))
 
     def submit(
@@ -91,29 +120,19 @@ class SweepClient:
         *,
         rows: Sequence[Mapping[str, Any]] | Path | str | None = None,
         grid: Mapping[str, Sequence[Any]] | None = None,
-        parameters: Mapping[str, Any] | None = None,
-        image: str | None = None,
-        max_seconds: int | None = None,
         at_once: int | None = None,
-        name: str | None = None,
         idempotency_key: str | None = None,
+        **terms: Unpack[Terms],
     ) -> Sweep:
         """Queue a run for each row, all or none. An answer that gets lost is asked for again, and queues nothing twice.
 
-        rows: parameters of each run, or the path of a CSV or Parquet file of them. grid: in place of rows, every
-        combination of its values. parameters: common to all runs. at_once: how many may run together.
+        notebook: as for `BatchClient.submit`. rows: parameters of each run, or the path of a CSV or Parquet file of
+        them. grid: in place of rows, every combination of its values. at_once: how many may run together. terms: what
+        all runs have in common, as `Terms` has them; with `after`, the sweep waits as a whole.
         """
-        path = Path(notebook)
-        body = {
-            "allocation": allocation,
-            "size": size,
-            "image": image,
-            "name": name or path.name,
-            "notebook": read_notebook(path),
-            "parameters": dict(parameters or {}),
+        body = to_body(notebook, allocation, size, terms) | {
             "rows": read_table(Path(rows)) if isinstance(rows, Path | str) else rows and [dict(row) for row in rows],
             "grid": grid and {one: list(values) for one, values in grid.items()},
-            "max_seconds": max_seconds,
             "at_once": at_once,
         }
         return Sweep.from_json(self._send("/sweeps", body, idempotency_key))

@@ -82,7 +82,7 @@ def test_the_client_submits_chains(terminal: Terminal) -> None:
         second = client.submit(terminal.notebook, terminal.allocation, "small", after=[first.id])
         assert [one.run for one in second.after] == [first.id]
         assert [one.run for one in client.get(first.id).followed_by] == [second.id]
-        with pytest.raises(ServiceRefusalError, match="There is no run 'r-0' of yours"):
+        with pytest.raises(ServiceRefusalError, match="There is no run or sweep 'r-0' of yours"):
             client.submit(terminal.notebook, terminal.allocation, "small", after=["r-0"])
 
 

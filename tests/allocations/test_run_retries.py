@@ -86,6 +86,27 @@ def test_what_would_come_again_for_certain_is_not_tried_again(bench: Bench, name
     assert fail(bench, run, error=RunError(name=name, message="It said so.")).state == "failed"
 
 
+@pytest.mark.parametrize(
+    ("code", "name", "state"),
+    [
+        # A notebook's own exceptions may have any name: what the batch process says of the end counts.
+        ("notebook_error", "UnknownParameter", "queued"),
+        ("kernel_died", "KernelDied", "queued"),
+        ("out_of_memory", "ArrayMemoryError", "failed"),
+        ("secret_missing", "SecretMissing", "failed"),
+        ("output_not_saved", "OutputNotSaved", "failed"),
+        ("of a newer version", "MemoryError", "failed"),
+    ],
+)
+def test_the_code_of_an_end_decides_whether_it_is_tried_again(bench: Bench, code: str, name: str, state: str) -> None:
+    submit(bench, bench.accept("ann"), retries=3, max_seconds=600)
+    [run] = bench.services.runs.claim("batch", 1)
+    now_ms = bench.clock.at_ms
+    error = RunError(name=name, message="It said so.")
+    finish = Finish(run.attempt, Outcome.FAILED, now_ms, now_ms + 1000, error, code)
+    assert bench.services.runs.finish(run.id, finish).state == state
+
+
 @pytest.mark.parametrize("outcome", [Outcome.TIMED_OUT, Outcome.SUCCEEDED])
 def test_only_a_failure_is_tried_again(bench: Bench, outcome: Outcome) -> None:
     submit(bench, bench.accept("ann"), retries=3, max_seconds=600)

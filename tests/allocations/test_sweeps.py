@@ -234,7 +234,7 @@ def test_lists_of_runs_are_of_single_ones_and_of_sweeps_by_pages(bench: Bench) -
 
 def test_a_repeated_submission_is_one_sweep(bench: Bench) -> None:
     root = bench.consortium("ann")
-    submission = SweepSubmission("ann", root, "small", "n.ipynb", PARAMETRIC, {}, [{"x": 1}, {"x": 2}])
+    submission = SweepSubmission("ann", root, "small", "n.ipynb", PARAMETRIC, {}, rows=[{"x": 1}, {"x": 2}])
     key = bench.key({"a": 1}, "one")
     with ThreadPoolExecutor(4) as pool:
         made = list(pool.map(lambda _: bench.services.sweeps.submit(submission, key).id, range(4)))

@@ -96,6 +96,25 @@ def test_a_grid_is_estimated_submitted_gathered_and_retried(place: Place, path: 
     typed("show", made["id"], "--wait", status=1)
 
 
+def test_a_sweep_takes_the_options_of_a_run(place: Place, path: Path) -> None:  # noqa: F811
+    typed = Typed(place)
+    place.services.secrets.put("ada", "TOKEN", "a")
+    common = (str(path), "--allocation", typed.allocation, "--size", "small", "-g", "x", "0,1")
+    first = typed.json("submit", *common)
+    options = ("--retries", "2", "--secret", "TOKEN", "--save-to", "scratch:swept", "-p", "name", "007")
+    made = typed.json("submit", *common, *options, "--after", first["id"], "--even-if-failed")
+    assert (made["retries"], made["environment"], made["output"]) == (2, ["TOKEN"], "scratch:swept")
+    assert made["source"] == {"kind": "upload", "path": path.name, "address": None, "revision": None}
+    assert (made["waits_for"], made["after"][0]["sweep"]) == ("ended", first["id"])
+    shown = typed("show", made["id"]).stdout
+    for part in ("2 of each run", "TOKEN", "scratch:swept", f"sweep {first['id']}", "Waits until this sweep has ended"):
+        assert part in shown
+    assert made["id"] in typed("show", first["id"]).stdout
+    estimate = typed("submit", *common, "--retries", "1", "--estimate").stdout
+    assert "With all retries" in estimate
+    assert "no secret OTHER" in typed("submit", *common, "--secret", "OTHER", status=1).stderr
+
+
 def test_what_is_wrong_is_said_in_one_sentence(place: Place, path: Path, tmp_path: Path) -> None:  # noqa: F811
     typed = Typed(place)
     table = tmp_path / "t.csv"

@@ -149,7 +149,9 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     (tmp_path / "policies/leases.yaml").write_text(yaml.safe_dump(leases))
     database = Database(fresh_sqlite(tmp_path))
     (tmp_path / "runs").mkdir()
-    services = make_services(database, load_policy(tmp_path / "policies"), tmp_path / "runs", SystemClock())
+    services = make_services(
+        database, load_policy(tmp_path / "policies"), tmp_path / "runs", SystemClock(), secret_keys=["5e" * 32]
+    )
     services.agreements.accept("ada", services.policy.agreement.version)
     with serving(create_app(services, Ada("secret", PREFIX), "local")) as url:
         made = Place(services, url, tmp_path)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import InvalidInputError
-from allocations.runs.models import Outcome, RunError, RunState
+from allocations.runs.models import Condition, Outcome, RunError, RunSource, RunSourceKind, RunState
 from allocations.runs.service import Finish
 from allocations.runs.sweeps import SweepSubmission
 from allocations.web.forms import to_grid, to_rows
@@ -39,6 +39,7 @@ def form(site: Site, allocation: str, **changes: str) -> dict[str, str]:
         "notebook": "wfi-cutouts.ipynb",
         "choice": f"{allocation}::small",
         "minutes": "10",
+        "retries": "0",
         "grid": "seed = 1..3\nn_cutouts = 100, 200",
         **changes,
     }
@@ -47,9 +48,9 @@ def form(site: Site, allocation: str, **changes: str) -> dict[str, str]:
 def queue(site: Site, allocation: str, rows: list[dict[str, Any]], **changes: Any) -> str:
     """Queue a sweep of ann's and return its id."""
     submission = SweepSubmission(
-        "ann", allocation, "small", f"{LONG_NAME}.ipynb", taking("n", *rows[0]), {"n": 1}, rows, **changes
+        "ann", allocation, "small", f"{LONG_NAME}.ipynb", taking("n", *rows[0]), {"n": 1}, rows=rows, **changes
     )
-    key = IdempotencyKey.for_request("ann", f"sweep-{len(rows)}-{changes}", "sweep", {})
+    key = IdempotencyKey.for_request("ann", f"sweep-{len(rows)}-{rows[0]}-{changes}"[:200], "sweep", {})
     return site.services.sweeps.submit(submission, key).id
 
 
@@ -183,6 +184,58 @@ def test_of_many_points_a_part_is_drawn() -> None:
     assert (scatter.count, len(scatter.points)) == (10_000, POINTS_MAX)
 
 
+def test_a_sweep_takes_the_fields_of_a_run(site: Site) -> None:
+    ann, entry = site.browser("ann"), site.accept("ann")
+    site.services.secrets.put("ann", "TOKEN", "a value")
+    first = queue(site, entry, [{"x": 1}])
+    terms = {"retries": "2", "environment": "TOKEN", "output": "home:swept", "after": first, "even_if_failed": "1"}
+    shown = ann.get("/sweeps/new").text
+    assert f'name="after" value="{first}"' in shown
+    assert 'name="environment" value="TOKEN"' in shown
+    estimated = ann.post("/sweeps/estimate", form(site, entry, **terms)).text
+    assert "with every retry" in estimated
+    for kept in (f'value="{first}" checked', 'value="TOKEN" checked', 'value="home:swept"', 'value="1" checked'):
+        assert kept in estimated
+    answer = ann.post("/sweeps", form(site, entry, **terms))
+    assert answer.status_code == 303, answer.text
+    made = site.services.sweeps.get("ann", answer.headers["location"].split("/")[-1].partition("?")[0])
+    assert (made.retries, made.environment, made.output, made.waits_for) == (2, ["TOKEN"], "home:swept", "ended")
+    assert [one.sweep for one in made.after] == [first]
+    assert made.source is not None
+    assert made.source.kind == "example"
+    page = ann.get(f"/sweeps/{made.id}").text
+    for part in ("home:swept", "<code>TOKEN</code>", "one of the examples", f'id="after-{first}"'):
+        assert part in page
+    assert f'id="before-{made.id}"' in ann.get(f"/sweeps/{first}").text
+    for wrong in ({"retries": "6"}, {"after_ids": "r-0"}, {"output": "nowhere"}, {"environment": "PATH"}):
+        refused = ann.post("/sweeps", form(site, entry, key=f"k-{wrong}", **wrong))
+        assert refused.status_code in {404, 422}, wrong
+        assert 'role="alert"' in refused.text
+    both = ann.post("/sweeps", form(site, entry, retries="x", minutes="0", at_once="none", choice="", grid="")).text
+    assert all(f'href="#{field}"' in both for field in ("choice", "minutes", "retries", "grid", "at-once"))
+
+
+def test_a_notebook_that_was_chosen_once_is_not_lost(site: Site) -> None:
+    ann, entry = site.browser("ann"), site.accept("ann")
+    notebook = ("mine.ipynb", json.dumps(taking("x")).encode(), "application/x-ipynb+json")
+    fields = form(site, entry, notebook="upload", grid="x = 1..2")
+    estimated = ann.post("/sweeps/estimate", fields, files={"file": notebook}).text
+    [draft] = re.findall(r'name="draft" value="(n-[^"]+)"', estimated)
+    assert 'value="kept" checked' in estimated
+    kept = fields | {"notebook": "kept", "draft": draft}
+    assert site.browser("bob").post("/sweeps", kept).status_code == 404, "another's is none"
+    assert ann.post("/sweeps", kept).status_code == 303
+    assert [(one.name, one.rows) for one in site.services.sweeps.list_of("ann")] == [("mine.ipynb", 2)]
+    source = RunSource(kind=RunSourceKind.HOME, path="stacks/mine.ipynb")
+    brought = site.services.drafts.keep("ann", "mine.ipynb", taking("x"), source)
+    assert "from your home: <code>stacks/mine.ipynb</code>" in ann.get(f"/sweeps/new?draft={brought.id}").text
+    assert f"/sweeps/new?draft={brought.id}" in ann.get(f"/runs/new?draft={brought.id}").text
+    site.clock.at_ms += 1000
+    assert ann.post("/sweeps", kept | {"key": "k2", "draft": brought.id}).status_code == 303
+    assert site.services.sweeps.list_of("ann")[0].source == source
+    assert 'value="kept"' not in ann.get("/sweeps/new?draft=n-gone").text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
 def test_the_pages_of_sweeps_are_accessible_and_fit(site: Site, scheme: Literal["light", "dark"], width: int) -> None:
@@ -193,11 +246,15 @@ def test_the_pages_of_sweeps_are_accessible_and_fit(site: Site, scheme: Literal[
     end_all(site, sweep)
     running = queue(site, root, rows, at_once=3)
     site.services.runs.claim("x", 2)
+    for name in ("TOKEN", "AWS_ACCESS_KEY_ID"):
+        site.services.secrets.put("ann", name, "a value")
+    waiting = queue(site, root, rows, after=[sweep, running], waits_for=Condition.ENDED, retries=2, output="home:a/b")
 
     def picture(page: Page, path: str) -> None:
         name = path.strip("/").replace("/", "-").replace("?", "-")[:40]
         page.screenshot(path=site.run_store.parent / f"{name}-{scheme}.png", full_page=True)
 
-    paths = ["/sweeps", "/sweeps/new", f"/sweeps/{sweep}?sort=r.depth", f"/sweeps/{running}"]
+    paths = ["/sweeps", "/sweeps/new", f"/sweeps/{sweep}?sort=r.depth", f"/sweeps/{running}", f"/sweeps/{waiting}"]
+    paths.append("/runs/new?example=wfi-cutouts.ipynb")
     with serving(site.app) as url:
         assert faults_of(url, {"ann": paths}, scheme, width, picture) == {}

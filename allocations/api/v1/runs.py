@@ -49,24 +49,8 @@ Count = Annotated[int, Field(ge=0, lt=2**31)]
 Attempt = Annotated[int, Field(ge=1, lt=2**31)]
 
 
-class SubmitBody(Body):
-    """A notebook (parsed .ipynb), its parameters, and what it may use.
-
-    `retries`: how often it is tried again when the notebook fails, each attempt charged. `source`: where the notebook
-    came from, to be kept with the run; without it, it counts as uploaded.
-    """
-
-    model_config = example(
-        allocation="a-12345678",
-        size="small",
-        name="stack.ipynb",
-        notebook=WITH_PARAMETERS,
-        parameters={"field": "m33"},
-        max_seconds=3600,
-        after=["r-0123456789abcdef0123"],
-        retries=1,
-        source={"kind": "home", "path": "stacks/stack.ipynb"},
-    )
+class WithTerms(Body):
+    """A notebook (parsed .ipynb), and what it runs on: of a single run, or common to those of a sweep."""
 
     allocation: str
     size: str
@@ -86,14 +70,38 @@ class SubmitBody(Body):
         Field(
             default_factory=list,
             max_length=AWAITED_MAX,
-            description="Runs of one's own that must have come to their end first",
+            description="Runs and sweeps of one's own that must have come to their end first",
         ),
     ]
     waits_for: Annotated[
         Condition, Field(description="`succeeded`: cancelled if one of them does not; `ended`: however they end")
     ] = Condition.SUCCEEDED
-    retries: Count = 0
-    source: RunSource | None = None
+    retries: Annotated[
+        Count, Field(description="How often a run is tried again when its notebook fails, each attempt charged")
+    ] = 0
+    source: Annotated[
+        RunSource | None, Field(description="Where the notebook came from, to be kept; uploaded without it")
+    ] = None
+
+    def terms(self) -> dict[str, Any]:
+        """Return what submissions of both kinds take, by the names that they have for it."""
+        return {name: getattr(self, name) for name in WithTerms.model_fields}
+
+
+class SubmitBody(WithTerms):
+    """A notebook (parsed .ipynb), its parameters, and what it may use."""
+
+    model_config = example(
+        allocation="a-12345678",
+        size="small",
+        name="stack.ipynb",
+        notebook=WITH_PARAMETERS,
+        parameters={"field": "m33"},
+        max_seconds=3600,
+        after=["r-0123456789abcdef0123"],
+        retries=1,
+        source={"kind": "home", "path": "stacks/stack.ipynb"},
+    )
 
 
 class ReadBody(Body):
@@ -187,24 +195,8 @@ def keep_notebook(body: DraftBody, services: Wired, caller: Runner) -> DraftView
 def submit(body: SubmitBody, services: Wired, caller: Runner, idempotency_key: IdempotencyHeader) -> RunView:
     """Queue a run of a notebook."""
     key = IdempotencyKey.for_request(caller.name, idempotency_key, "run", body.model_dump())
-    submission = Submission(
-        person=caller.name,
-        allocation=body.allocation,
-        size=body.size,
-        name=body.name,
-        notebook=body.notebook,
-        parameters=body.parameters,
-        image=body.image,
-        max_seconds=body.max_seconds,
-        after=body.after,
-        waits_for=body.waits_for,
-        retries=body.retries,
-        source=body.source,
-        environment=body.environment,
-        output=body.output,
-    )
     try:
-        run = services.runs.submit(submission, key)
+        run = services.runs.submit(Submission(person=caller.name, **body.terms()), key)
     except NotAMemberError as error:
         # Another's allocation looks like one that does not exist.
         raise UnknownAllocationError(f"There is no allocation {body.allocation!r}.", error.remedy) from error

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Query
 from pydantic import Field
 
 from allocations.api.v1.common import Body, IdempotencyHeader, Runner, Wired, example
-from allocations.api.v1.runs import NOTEBOOK_EXAMPLE, parameters_cell
+from allocations.api.v1.runs import NOTEBOOK_EXAMPLE, Count, WithTerms, parameters_cell
 from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import InvalidInputError, NotAMemberError, UnknownAllocationError
 from allocations.leases.views import View
@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 router = APIRouter(tags=["sweeps"])
 SWEEPS_PAGE = 20
 # As large as the database's columns hold.
-Count = Annotated[int, Field(ge=1, lt=2**31)]
+AtLeastOne = Annotated[int, Field(ge=1, lt=2**31)]
 
 
 class EstimateSweepBody(Body):
@@ -31,13 +31,17 @@ class EstimateSweepBody(Body):
 
     allocation: str
     size: str
-    runs: Count
+    runs: AtLeastOne
     name: str = ""
     max_seconds: int | None = None
+    retries: Count = 0
 
 
-class SubmitSweepBody(Body):
-    """A notebook (parsed .ipynb) and its parameters: common ones, and a table (`rows`) or a `grid` of the others."""
+class SubmitSweepBody(WithTerms):
+    """A notebook (parsed .ipynb) and its parameters: common ones, and a table (`rows`) or a `grid` of the others.
+
+    Each run gets the retries, secrets and output place of a single run; the sweep waits as a whole.
+    """
 
     model_config = example(
         allocation="a-12345678",
@@ -48,18 +52,14 @@ class SubmitSweepBody(Body):
         grid={"detector": [1, 2, 3], "filter": ["F158", "F184"]},
         max_seconds=900,
         at_once=16,
+        retries=1,
+        environment=["SURVEY_TOKEN"],
+        output="home:detectors",
     )
 
-    allocation: str
-    size: str
-    image: str | None = None
-    name: str
-    notebook: dict[str, Any]
-    parameters: dict[str, Any] = Field(default_factory=dict)
     rows: list[dict[str, Any]] | None = None
     grid: dict[str, list[Any]] | None = None
-    max_seconds: int | None = None
-    at_once: Count | None = None
+    at_once: AtLeastOne | None = None
 
 
 class RetrySweepBody(Body):
@@ -91,7 +91,13 @@ def estimate_sweep(body: EstimateSweepBody, services: Wired, caller: Runner) -> 
     """What a sweep would hold and likely cost, beside what its allocation has free."""
     try:
         return services.sweeps.estimate(
-            caller.name, body.allocation, body.size, body.runs, name=body.name, max_seconds=body.max_seconds
+            caller.name,
+            body.allocation,
+            body.size,
+            body.runs,
+            name=body.name,
+            max_seconds=body.max_seconds,
+            retries=body.retries,
         )
     except NotAMemberError as error:
         raise _unknown(body.allocation, error) from error
@@ -107,18 +113,7 @@ def submit_sweep(
         raise InvalidInputError("A sweep needs `rows` or a `grid`, one of the two.", "Send one of them.")
     most = services.policy.runs.sweep_runs_max
     rows = body.rows if body.rows is not None else list(expand(body.grid or {}, most))
-    submission = SweepSubmission(
-        person=caller.name,
-        allocation=body.allocation,
-        size=body.size,
-        name=body.name,
-        notebook=body.notebook,
-        parameters=body.parameters,
-        rows=rows,
-        image=body.image,
-        max_seconds=body.max_seconds,
-        at_once=body.at_once,
-    )
+    submission = SweepSubmission(person=caller.name, **body.terms(), rows=rows, at_once=body.at_once)
     try:
         sweep = services.sweeps.submit(submission, key)
     except NotAMemberError as error:
