@@ -40,6 +40,7 @@ from allocations.lifecycle.models import (
     RequestKind,
 )
 from tests.allocations.conftest import Bench, make_bench
+from tests.allocations.test_runs import submit
 from tests.places import join
 from tests.postgres import fresh_database
 
@@ -241,6 +242,19 @@ def test_the_last_place_to_run_is_taken_once(benches: tuple[Bench, Bench]) -> No
     won, lost = race(first, lambda: first.acquire(entry), lambda: second.acquire(entry), "leases")
     assert isinstance(won, LeaseView)
     assert isinstance(lost, AtOnceLimitError)
+
+
+def test_a_run_is_claimed_by_one_of_two_executors(benches: tuple[Bench, Bench]) -> None:
+    first, second = benches
+    run = submit(first, first.consortium(), "lead")
+    with ThreadPoolExecutor(2) as pool, commits_held_up(first) as gate:
+        claimed = pool.submit(first.services.runs.claim, "one", 5)
+        wait_until_waiting(gate, 1)
+        # Nor does the second wait for the first: there may be others to be claimed.
+        assert pool.submit(second.services.runs.claim, "two", 5).result(30) == []
+        gate.rollback()
+        assert [one.id for one in claimed.result(30)] == [run.id]
+    first.assert_clean()
 
 
 def test_a_start_that_waits_for_a_closing_finds_the_allocation_closed(benches: tuple[Bench, Bench]) -> None:

@@ -79,6 +79,18 @@ def test_losses_and_retries_do_not_use_each_other_up(bench: Bench) -> None:
     bench.assert_clean()
 
 
+def test_a_retry_leaves_the_platform_all_of_its_attempts(bench: Bench) -> None:
+    submit(bench, bench.accept("ann"), retries=2, max_seconds=600)
+    for _ in range(2):
+        assert fail(bench, bench.services.runs.claim("batch", 1)[0]).state == "queued"
+    states = []
+    for _ in range(bench.services.policy.runs.attempts):
+        [run] = bench.services.runs.claim("batch", 1)
+        states.append(finish(bench, run, Outcome.LOST, 10).state)
+    assert states == ["queued"] * (len(states) - 1) + ["failed"]
+    bench.assert_clean()
+
+
 @pytest.mark.parametrize("name", ["MemoryError", "UnknownParameter", "NoSuchKernel", "InvalidNotebook"])
 def test_what_would_come_again_for_certain_is_not_tried_again(bench: Bench, name: str) -> None:
     submit(bench, bench.accept("ann"), retries=3, max_seconds=600)

@@ -133,6 +133,19 @@ def test_an_allocation_with_many_runs_does_not_starve_another(bench: Bench) -> N
     assert sorted(claimed) == sorted([root, other, entry])
 
 
+def test_an_allocation_of_many_people_does_not_starve_that_of_one(bench: Bench) -> None:
+    other, root = bench.accept("bob"), bench.consortium()
+    for person in ("ann", "eve"):
+        bench.accept(person)
+        join(bench.services.members, Actor("lead"), root, person, MemberRole.MEMBER)
+    for person in ("lead", "ann", "eve"):
+        submit(bench, root, person)
+        bench.clock.pass_seconds(1)
+    submit(bench, other, "bob")
+    # Nobody has a run yet; but once the first of the team has, its allocation has.
+    assert sorted(run.allocation for run in bench.services.runs.claim("batch", 2)) == sorted([root, other])
+
+
 def test_runs_that_must_wait_hide_no_later_ones_however_many_they_are(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +169,9 @@ def test_a_lost_run_is_free_and_queued_again_then_failed(bench: Bench) -> None:
     entry = bench.accept("ann")
     submit(bench, entry)
     [run] = bench.services.runs.claim("batch", 1)
+    bench.services.runs.progress(
+        run.id, attempt=1, started_at_ms=bench.clock.at_ms, cells_done=0, cells_total=2, current_cell=1
+    )
     bench.clock.pass_seconds(60)
     assert (again := finish(bench, run, Outcome.LOST, ran=50)).state == "queued"
     assert again.attempt == 2

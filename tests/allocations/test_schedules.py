@@ -103,6 +103,7 @@ def test_a_schedule_submits_its_run_at_each_time_and_once(bench: Bench) -> None:
     assert (run.name, run.parameters, run.max_seconds, run.state) == ("n.ipynb", {"n": 1}, 600, "queued")
     assert b"x = 1" in bench.services.runs.read_file("ann", run.id, "input.ipynb")
     assert bench.services.schedules.of_run("ann", run.id) == (schedule.id, "Nightly")
+    assert bench.services.schedules.of_run("bob", run.id) is None
     end_all(bench)
     after = seen(bench, schedule)
     assert [(one.run, one.run_state, one.outcome) for one in after.times] == [(run.id, "succeeded", "submitted")]
@@ -321,6 +322,32 @@ def test_a_night_schedule_runs_once_on_each_night_of_the_year(bench: Bench) -> N
     assert "Saturday 27 March 2027, 02:30 (CET, UTC+01:00)" in shown
     assert "Monday 29 March 2027, 02:30 (CEST, UTC+02:00)" in shown
     assert len(bench.services.runs.list_of("ann", 200)) == 86
+
+
+def test_a_time_that_comes_again_because_the_clock_was_put_back_is_not_run_again(bench: Bench) -> None:
+    schedule = add(bench, bench.accept("ann"))
+    tick(bench, HOUR)
+    end_all(bench)
+    bench.clock.pass_seconds(-1800)
+    bench.services.schedules.pause("ann", schedule.id)
+    bench.services.schedules.resume("ann", schedule.id)
+    assert tick(bench, 1800) == 1
+    assert outcomes(bench, schedule) == [(at(HOUR), "submitted")]
+    assert len(bench.services.runs.list_of("ann")) == 1
+    tick(bench, HOUR)
+    assert outcomes(bench, schedule)[1:] == [(at(2 * HOUR), "submitted")]
+
+
+def test_what_its_owner_changes_while_a_worker_looks_counts(bench: Bench) -> None:
+    schedule = add(bench, bench.accept("ann"))
+    bench.clock.pass_seconds(HOUR)
+    duty = bench.services.schedule_duty
+    with bench.services.database.read() as connection:
+        [due] = duty.schedules.due(connection, bench.clock.now_ms(), 1)
+    bench.services.schedules.pause("ann", schedule.id)
+    assert not duty._deal_with(due)
+    assert bench.services.runs.list_of("ann") == []
+    assert seen(bench, schedule).state == "paused"
 
 
 def test_two_workers_at_once_submit_one_run_for_each_time(bench: Bench) -> None:

@@ -270,6 +270,18 @@ def test_an_estimate_says_what_is_held_what_is_likely_and_whether_it_suffices(be
         bench.services.sweeps.estimate("bob", entry, "small", 1)
 
 
+def test_an_estimate_counts_what_a_member_may_spend_still(bench: Bench) -> None:
+    root = bench.consortium("ann")
+    bench.accept("bob")
+    join(bench.services.members, Actor("ann"), root, "bob", MemberRole.MEMBER)
+    bench.services.members.change(Actor("ann"), root, "bob", microcredits_max=SMALL * 600 * 3)
+    submit_run(bench, root, "bob", max_seconds=600)
+    claim(bench)
+    estimate = bench.services.sweeps.estimate("bob", root, "small", 3, max_seconds=600)
+    assert (estimate.free_microcredits, estimate.at_once_max, estimate.suffices) == (SMALL * 600 * 2, 2, False)
+    assert bench.services.sweeps.estimate("ann", root, "small", 3, max_seconds=600).suffices
+
+
 def test_a_sweep_that_can_no_longer_be_admitted_fails_as_a_whole(bench: Bench) -> None:
     root = bench.consortium("ann")
     made = submit(bench, root, count=50, max_seconds=3600)

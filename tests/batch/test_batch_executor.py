@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import nbformat
@@ -17,6 +18,7 @@ import pytest
 from hub.batch.backend import Running
 from hub.batch.executor import Executor, only_executor
 from hub.batch.local import MARK, LocalBackend
+from hub.batch.model import now_utc
 from hub.batch.observe import Metrics
 from hub.batch.processes import living_marked
 from hub.batch.service import ExecutorService
@@ -51,6 +53,7 @@ class ExecutorOfTest:
 
     def __init__(self, service: FakeService, path: Path) -> None:
         self.clock = Clock()
+        self.ahead = timedelta()
         self.metrics = Metrics()
         environment = {**os.environ, "MERIDIAN_TOKEN_BATCH": SECRET}
         connected = ExecutorService.connect(service.url, SECRET, "batch")
@@ -61,6 +64,7 @@ class ExecutorOfTest:
             path / "store",
             self.metrics,
             slots=2,
+            clock=lambda: now_utc() + self.ahead,
             monotonic=self.clock,
         )
 
@@ -268,6 +272,24 @@ def test_a_cancelled_run_that_does_not_stop_is_killed_after_ten_seconds(
     assert not living_marked(MARK, str(run.path))
     executor.tick_until(lambda: service.finishes("run0"))
     assert service.finishes("run0")[0]["outcome"] == "cancelled"
+
+
+def test_a_runner_that_cannot_keep_its_deadline_is_killed_and_its_run_has_timed_out(
+    executor: ExecutorOfTest, service: FakeService, queue_run: QueueRun
+) -> None:
+    run = queue_run(SLEEP, max_seconds=3600)
+    executor.tick_until(lambda: runs_cell(run, 1))
+    runner = run.read_process()
+    assert runner is not None
+    os.kill(runner.pid, signal.SIGSTOP)
+    for ahead, lives in ((3000, True), (3621, False)):
+        executor.ahead = timedelta(seconds=ahead)
+        executor.tick()
+        executor.clock.seconds += 11
+        executor.tick()
+        assert bool(living_marked(MARK, str(run.path))) is lives
+    executor.tick_until(lambda: service.finishes("run0"))
+    assert service.finishes("run0")[0]["outcome"] == "timed_out"
 
 
 def test_a_run_that_nobody_cancelled_is_lost_when_its_runner_is_stopped(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from tests.mutations import hub, leases, ledger, lifecycle, purges, scratch, storage
+from tests.mutations import batch, hub, leases, ledger, lifecycle, plans, purges, scratch, secrecy, storage
 
 if TYPE_CHECKING:
     from tests.mutations.mutation import Mutation
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).parents[2]
 LEFT_OUT = shutil.ignore_patterns(".git", ".venv", "node_modules", "state", "*_cache", "__pycache__", "images")
 TESTS_FAILED = 1  # of pytest's exit codes
-_OF = (ledger, leases, lifecycle, hub, storage, purges, scratch)
+_OF = (ledger, leases, lifecycle, hub, storage, purges, plans, scratch, batch, secrecy)
 MUTATIONS = tuple(mutation for one in _OF for mutation in one.MUTATIONS)
 
 

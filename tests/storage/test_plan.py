@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import json
 import os
 import re
@@ -9,9 +11,10 @@ import socket
 import stat
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -28,8 +31,12 @@ from allocations.storage.purge.plan import plan
 from allocations.storage.purge.planfile import PlanError, Planned, PlanReader
 from allocations.storage.purge.rules import NS_PER_DAY, AreaRules, Exemption
 from allocations.storage.purge.spool import SPOOLS
+from allocations.storage.tree import statuses
 from tests.storage.test_policy import SHIPPED
 from tests.storage.test_walk import NAMES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TODAY = 20_000  # days since 1970
 NOW_MS = TODAY * MS_PER_DAY + MS_PER_DAY // 2
@@ -375,6 +382,33 @@ def test_an_exemption_ends(place):
         assert reader.sums["old_exempt"] == 1 - len(expected) // 2
 
 
+def test_an_exempt_file_stays_and_what_is_beside_it_goes(place):
+    area, ours = place
+    (area / "folder").mkdir()
+    names = ("kept", "other", "folder/kept", "folder/other")
+    for name in names:
+        (area / name).write_text("x")
+        age(area / name, 40)
+    age(area / "folder", 40)
+    every_file_arrived(area, ours)
+    exempt = [Exemption("kept", NOW_MS + 1), Exemption("folder/kept", NOW_MS + 1)]
+    reader = planned(area, ours, rules_of({"age_days": 30}, exemptions=exempt), dry_run=True)
+    assert paths(reader) == ["folder/other", "other"]
+    assert reader.sums["old_exempt"] == 2
+
+
+def test_of_files_that_are_alike_those_go_that_are_old_by_their_own_rule(place):
+    area, ours = place
+    for folder in ("slow", "fast"):
+        (area / folder).mkdir()
+        for days in (5, 20, 40):
+            (area / folder / f"{days}").write_text("x")
+            age(area / folder / f"{days}", days)
+    every_file_arrived(area, ours)
+    rules = rules_of({"age_days": 30, "paths": ["slow/"]}, {"age_days": 10, "paths": ["fast/"]})
+    assert paths(planned(area, ours, rules, dry_run=True)) == ["fast/20", "fast/40", "slow/40"]
+
+
 def test_dates_out_of_all_range_and_to_come_stay(place):
     area, ours = place
     dates = {"to come": NOW_MS // 1000 + 10, "very far": 2**34 - 1, "before 1970": -(2**31), "1900": -2_208_988_800}
@@ -431,6 +465,49 @@ def test_what_cannot_be_read_stays_with_the_folders_above(place):
         subprocess.run(["umount", area / "above" / "beside"], check=True)
     assert paths(reader) == []
     assert [path for path, _why in reader.sums["problems"]] == ["above/beside"]
+
+
+def test_what_cannot_be_looked_at_stays_with_the_folders_above_and_hides_nothing(place, monkeypatch):
+    area, ours = place
+    (area / "above").mkdir()
+    # What was seen of the first is where the others are looked at then.
+    for name in ("a", "b", "above/broken", "above/whole"):
+        (area / name).write_text("x")
+    statx = statuses._statx
+
+    def fails(folder: int, path: bytes, *rest: Any) -> int:
+        if path == b"broken":
+            ctypes.set_errno(errno.EIO)
+            return -1
+        return int(statx(folder, path, *rest))
+
+    monkeypatch.setattr(statuses, "_statx", fails)
+    reader = planned(area, ours, rules_of({"age_days": 30}, as_of_ms=MUCH_LATER_MS), dry_run=True)
+    assert paths(reader) == ["a", "above/whole", "b"]
+    assert reader.sums["problems"] == [["above/broken", "Input/output error"]]
+
+
+def test_a_folder_that_cannot_be_read_to_its_end_stays(place, monkeypatch):
+    area, ours = place
+    (area / "folder").mkdir()
+    for name in ("one", "two"):
+        (area / "folder" / name).write_text("x")
+    broken, scandir = os.stat(area / "folder").st_ino, os.scandir
+
+    @contextmanager
+    def fails(folder: Any) -> Iterator[Iterator[os.DirEntry[str]]]:
+        with scandir(folder) as scan:
+            yield first_of(scan) if isinstance(folder, int) and os.fstat(folder).st_ino == broken else scan
+
+    def first_of(scan: Iterator[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
+        yield next(scan)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "scandir", fails)
+    reader = planned(area, ours, rules_of({"age_days": 30}, as_of_ms=MUCH_LATER_MS), dry_run=True)
+    assert [one.path.partition("/")[0] for one in reader.entries] == ["folder"]
+    assert reader.entries[0].type == "file"
+    assert reader.sums["problems"] == [["folder", "Input/output error"]]
 
 
 def test_a_file_that_is_mounted_over_stays(place):
