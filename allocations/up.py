@@ -375,6 +375,7 @@ class Platform:
                     "MERIDIAN_TOKEN_BATCH": tokens["batch"],
                     "MERIDIAN_RUN_STORE": str(self._state / "runs"),
                     "MERIDIAN_BATCH_METRICS_PORT": str(ports["batch_metrics"]),
+                    "MERIDIAN_URL": self.url,
                 },
             ),
         ]

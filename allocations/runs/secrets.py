@@ -43,6 +43,8 @@ RESERVED = frozenset(
     )
 )
 RESERVED_BEGINNINGS = ("MERIDIAN_", "JUPYTER", "LD_", "PYTHON")
+# What a person may set all the same: the token with which their notebook asks the platform.
+OWN_TOKEN = "MERIDIAN_TOKEN"  # noqa: S105 (a name)
 
 
 class SecretsUnavailableError(AllocationsError):
@@ -124,7 +126,8 @@ def require_names(names: Collection[str]) -> list[str]:
             "The name of a secret is that of an environment variable: letters, digits and underscores, at most 64.",
             "Name it for example SURVEY_TOKEN.",
         )
-    taken = next((name for name in names if name in RESERVED or name.startswith(RESERVED_BEGINNINGS)), None)
+    others = (name for name in names if name != OWN_TOKEN)
+    taken = next((name for name in others if name in RESERVED or name.startswith(RESERVED_BEGINNINGS)), None)
     if taken is not None:
         raise InvalidInputError(f"{taken} is set by the platform itself.", "Choose another name.")
     if len(set(names)) > SECRETS_MAX:

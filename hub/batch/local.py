@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 MARK = "MERIDIAN_RUN_DIRECTORY"
 PERSON = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]{0,127}")
 # What a notebook gets of the executor's environment: nothing in it may be secret.
-PASSED_VARIABLES = ("LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR")
+PASSED_VARIABLES = (
+    *("LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    "MERIDIAN_URL",
+)
 
 
 class LocalBackend:

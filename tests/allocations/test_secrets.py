@@ -100,7 +100,7 @@ def test_a_row_that_was_moved_to_another_person_does_not_open(bench: Bench) -> N
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a b", "1A", "A-B", "ä", "A" * 65, "A\0", "PATH", "MERIDIAN_TOKEN", "LD_PRELOAD", "PYTHONPATH"]
+    "name", ["", "a b", "1A", "A-B", "ä", "A" * 65, "A\0", "PATH", "MERIDIAN_URL", "LD_PRELOAD", "PYTHONPATH"]
 )
 def test_a_name_that_cannot_be_a_variable_or_is_the_platforms_is_refused(bench: Bench, name: str) -> None:
     with pytest.raises(InvalidInputError):

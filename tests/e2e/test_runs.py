@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from playwright.sync_api import expect
 
+from hub.batch.client import BatchClient
 from tests.e2e.kernels import execute, printed
 from tests.e2e.notebooks import notebook
 from tests.e2e.platform import wait_for
@@ -154,6 +155,24 @@ def test_several_are_ticked_and_cancelled_while_the_list_is_live(
     researcher.call("POST", f"/runs/{runs[2]}/cancel")
     wait_for("the last one", lambda: states()[2] == "cancelled")
     platform.audit()
+
+
+def test_a_run_asks_the_platform_with_the_token_that_its_person_keeps_for_it(
+    platform: Platform, researcher: Person
+) -> None:
+    home = platform.state / "homes" / "researcher"
+    entry = researcher.allocation("entry")["id"]
+    notebook(
+        home / "asks.ipynb",
+        "from hub.batch import record\nfrom hub.batch.client import BatchClient",
+        "with BatchClient.from_environment() as whole:\n    record('newest', whole.list()[0].id)",
+    )
+    with BatchClient(platform.url, researcher.token) as client:
+        client.set_secret("MERIDIAN_TOKEN", researcher.token)
+        asked = client.submit(home / "asks.ipynb", entry, "small", environment=["MERIDIAN_TOKEN"])
+        ended = client.wait(asked.id)
+        client.remove_secret("MERIDIAN_TOKEN")
+    assert (ended.state, ended.recorded) == ("succeeded", {"newest": asked.id})
 
 
 def test_from_inside_a_notebook_the_servers_own_token_is_enough(platform: Platform, researcher: Person) -> None:

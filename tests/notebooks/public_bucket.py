@@ -53,8 +53,14 @@ def environment_of(url: str) -> dict[str, str]:
 def store_of_buckets() -> Iterator[Store]:
     """Run a store with both buckets."""
     with s3_server() as address, proxy(address) as (url, faults):
-        keys = {"aws_access_key_id": "owner", "aws_secret_access_key": "key", "region_name": "us-east-1"}
-        store = Store(url, faults, boto3.client("s3", endpoint_url=address, **keys))
+        client = boto3.client(
+            "s3",
+            endpoint_url=address,
+            aws_access_key_id="owner",
+            aws_secret_access_key="key",  # noqa: S106 (of a store of the test's own)
+            region_name="us-east-1",
+        )
+        store = Store(url, faults, client)
         for bucket in (OPEN, CLOSED):
             store.client.create_bucket(Bucket=bucket)
         store.client.put_bucket_policy(Bucket=OPEN, Policy=json.dumps(READABLE_BY_ALL))
