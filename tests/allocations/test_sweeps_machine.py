@@ -132,7 +132,7 @@ class SweepMachine(RuleBasedStateMachine):
                 "n.ipynb",
                 PARAMETRIC,
                 {},
-                [{"x": number} for number in range(rows)],
+                rows=[{"x": number} for number in range(rows)],
                 max_seconds=MAX_SECONDS,
                 at_once=at_once,
             ),
