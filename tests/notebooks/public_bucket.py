@@ -57,7 +57,7 @@ def store_of_buckets() -> Iterator[Store]:
             "s3",
             endpoint_url=address,
             aws_access_key_id="owner",
-            aws_secret_access_key="key",  # noqa: S106 (of a store of the test's own)
+            aws_secret_access_key="key",
             region_name="us-east-1",
         )
         store = Store(url, faults, client)
