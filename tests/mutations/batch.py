@@ -27,15 +27,22 @@ MUTATIONS = (
     Mutation(
         "a run begins though what it waits for has failed",
         CHAINS,
-        "    and_(runs.c.waits_for == Condition.ENDED, _awaited.c.state.in_(ENDED_STATES)),\n",
-        "    and_(_awaited.c.state.in_(ENDED_STATES)),\n",
+        "    return and_(waits_for.is_not(None), _awaits(waiting_id, or_(_UNENDED, failed)))\n",
+        "    return and_(waits_for.is_not(None), _awaits(waiting_id, _UNENDED))\n",
         (f"{T}chains.py::test_a_run_that_waits_in_vain_is_cancelled_with_all_that_wait_for_it",),
+    ),
+    Mutation(
+        "what waits for a sweep begins while runs of it are left",
+        CHAINS,
+        "_UNENDED = or_(_run_in(_UNENDED_STATES), _sweep_in(_UNENDED_STATES))\n",
+        "_UNENDED = _run_in(_UNENDED_STATES)\n",
+        (f"{T}sweep_chains.py",),
     ),
     Mutation(
         "a run waits for another person's, and learns how it ends",
         SERVICE,
-        "            if run is None or run.person != submission.person:\n",
-        "            if run is None:\n",
+        "self.chains.of_person(connection, submission.person, after)",
+        "self.chains._found(connection, after)",
         (f"{T}chains.py::test_what_cannot_be_waited_for_is_refused",),
     ),
     # ---------------------------------------------------------------- whose turn it is
@@ -87,7 +94,7 @@ MUTATIONS = (
     Mutation(
         "a sweep's price is not looked at before it is queued",
         SWEEPS,
-        "            self.leases.check(connection, _request(submission, max_seconds))\n",
+        "            self.runs.check_within(connection, prepared)\n",
         "",
         (f"{OF_SWEEPS}::test_what_a_sweep_must_be_is_said_before_anything_is_queued",),
     ),
@@ -130,7 +137,7 @@ MUTATIONS = (
     Mutation(
         "what fails for certain is tried again at its person's cost",
         RETRIES,
-        "        and (error is None or error.name not in CERTAIN_AGAIN)\n",
+        "        and failed_by not in NOT_AGAIN\n",
         "",
         (f"{OF_RETRIES}::test_what_would_come_again_for_certain_is_not_tried_again",),
     ),
