@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,13 +46,21 @@ class StubIdentities(HubIdentities):
         return TOKENS.get(token)
 
 
+@contextmanager
+def client_of(bench: Bench) -> Iterator[TestClient]:
+    """Send requests to the application over some services."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("JUPYTERHUB_API_TOKEN", "x")
+        environment.setenv("JUPYTERHUB_CLIENT_ID", "service-allocations")
+        environment.setenv("JUPYTERHUB_OAUTH_CALLBACK_URL", f"{PREFIX}/oauth_callback")
+        # Entered, it keeps one event loop and its threads for all requests of the test.
+        with TestClient(fresh_app(bench.services, StubIdentities("secret", PREFIX))) as client:
+            yield client
+
+
 @pytest.fixture
-def client(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
-    monkeypatch.setenv("JUPYTERHUB_API_TOKEN", "x")
-    monkeypatch.setenv("JUPYTERHUB_CLIENT_ID", "service-allocations")
-    monkeypatch.setenv("JUPYTERHUB_OAUTH_CALLBACK_URL", f"{PREFIX}/oauth_callback")
-    # Entered, it keeps one event loop and its threads for all requests of the test.
-    with TestClient(fresh_app(bench.services, StubIdentities("secret", PREFIX))) as client:
+def client(bench: Bench) -> Iterator[TestClient]:
+    with client_of(bench) as client:
         yield client
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import shutil
+import uuid
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +28,16 @@ from allocations.storage.purge.models import (
 )
 from allocations.storage.purge.store import ArchiveStore
 from allocations.storage.store import StorageStore
-from tests.allocations.test_api import TOKENS, call, client, join  # noqa: F401  # a fixture
+from tests.allocations.conftest import make_bench
+from tests.allocations.test_api import TOKENS, call, client_of, join
+from tests.fresh import fresh_sqlite
+from tests.postgres import fresh_database
 from tests.web.test_web_session import scopes_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from fastapi.testclient import TestClient
 
     from tests.allocations.conftest import Bench
@@ -279,8 +288,13 @@ class World:
 
     client: TestClient
     bench: Bench
+    prepared: dict[str, str] | None = None
 
     def things(self) -> dict[str, str]:
+        """Return the ids of things, the first time of those that were there from the beginning."""
+        if self.prepared is not None:
+            first, self.prepared = self.prepared, None
+            return first
         for lease in self.call("ann", "GET", "/leases?state=open")["leases"]:
             self.call("spawner", "POST", f"/leases/{lease['id']}/settle", {})
         root = self.bench.consortium("ann")
@@ -365,11 +379,54 @@ class World:
 KEYS = itertools.count()
 
 
-@pytest.fixture
-def world(client: TestClient, bench: Bench) -> World:  # noqa: F811  # as above
-    for person in ("bob", "rev", "admin", "member"):
-        bench.accept(person)
-    return World(client, bench)
+@dataclass(frozen=True)
+class Prepared:
+    """People, and things of ann's: ids, where the notebooks of runs are, and the database to copy or its name."""
+
+    things: dict[str, str]
+    runs: Path
+    database: str
+
+
+def prepare(url: str, folder: Path, database: str) -> Prepared:
+    """Make the people and the things that every test begins with, once: that takes longer than most tests."""
+    bench = make_bench(url, folder / "runs")
+    with client_of(bench) as client:
+        for person in ("bob", "rev", "admin", "member"):
+            bench.accept(person)
+        things = World(client, bench).things()
+    bench.services.database.dispose()
+    return Prepared(things, folder / "runs", database)
+
+
+@pytest.fixture(scope="session")
+def prepared_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    folder = tmp_path_factory.mktemp("prepared")
+    url = fresh_sqlite(folder)
+    return prepare(url, folder, url.removeprefix("sqlite:///"))
+
+
+@pytest.fixture(scope="session")
+def prepared_postgresql(postgres_server: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prepared]:
+    with fresh_database(postgres_server, "prepared", "migrated") as url:
+        yield prepare(url, tmp_path_factory.mktemp("prepared"), "prepared")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
+    prepared: Prepared = request.getfixturevalue(f"prepared_{request.param}")
+    with ExitStack() as stack:
+        if request.param == "sqlite":
+            url = f"sqlite:///{shutil.copy(prepared.database, tmp_path)}"
+        else:
+            server = request.getfixturevalue("postgres_server")
+            url = stack.enter_context(fresh_database(server, f"t{uuid.uuid4().hex}", prepared.database))
+        shutil.copytree(prepared.runs, tmp_path / "runs")
+        bench = make_bench(url, tmp_path / "runs")
+        stack.callback(bench.services.database.dispose)
+        # Other keys than those with which the first things were made.
+        bench._counter = itertools.count(len(prepared.things))
+        yield World(stack.enter_context(client_of(bench)), bench, prepared.things)
 
 
 def test_every_route_is_classified() -> None:
