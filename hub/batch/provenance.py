@@ -167,7 +167,8 @@ def declared(notebook: Mapping[str, Any], kind: str) -> list[dict[str, Any]]:
     """The files that a notebook declared as its inputs or outputs; of one path the last word counts."""
     files: dict[str, dict[str, Any]] = {}
     for data in _declarations(notebook):
-        for one in data.get(kind) or []:
+        found = data.get(kind)
+        for one in found if isinstance(found, list) else []:
             if isinstance(one, dict) and isinstance(one.get("path"), str):
                 files[one["path"]] = {name: one.get(name) for name in ("path", "bytes", "sha256")}
     return list(files.values())[:FILES_MAX]

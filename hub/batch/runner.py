@@ -15,6 +15,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -28,7 +29,7 @@ from hub.batch.provenance import declared, make_record
 from hub.batch.record import read_recorded_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from hub.batch.model import Outcome
@@ -240,6 +241,23 @@ def keep_provenance(directory: RunDirectory, spec: RunSpec, record: RunRecord) -
         record.wrote(f"The run's provenance could not be recorded: {type(fault).__name__}: {fault}\n")
 
 
+def declared_files(notebook: Path, home: Path) -> Iterator[Path]:
+    """The files that an executed notebook says it made, as far as they can be had. Raises NotSavedError.
+
+    It may say anything, and may have written over its own output: a fault here would make the run a lost one.
+    """
+    try:
+        paths = [one["path"] for one in declared(json.loads(notebook.read_bytes()), "outputs")]
+    except (OSError, ValueError, RecursionError, AttributeError, TypeError) as fault:
+        msg = f"The executed notebook cannot be read: {fault}."
+        raise NotSavedError(msg) from fault
+    for path in paths:
+        # A name may be too long to be asked for, or in a folder that was closed since.
+        with suppress(OSError):
+            if "://" not in path and (home / path).is_file():
+                yield home / path
+
+
 def save_output(
     directory: RunDirectory, spec: RunSpec, record: RunRecord, given: Given, end: tuple[Outcome, RunError | None]
 ) -> tuple[Outcome, RunError | None]:
@@ -253,10 +271,8 @@ def save_output(
     roots = {"home": home}
     if scratch := os.environ.get("MERIDIAN_SCRATCH"):
         roots["scratch"] = Path(scratch)
-    executed = json.loads(directory.output.read_bytes())
-    files = [home / one["path"] for one in declared(executed, "outputs") if "://" not in one["path"]]
-    made = Made(spec.id, spec.name, directory.output, tuple(path for path in files if path.is_file()))
     try:
+        made = Made(spec.id, spec.name, directory.output, tuple(declared_files(directory.output, home)))
         record.wrote(f"Saved to {save(spec.output, made, roots, given.output)}\n")
     except NotSavedError as failure:
         if end[0] == "succeeded":

@@ -290,6 +290,9 @@ def test_a_runs_files_are_read_only_as_plain_files(bench: Bench, tmp_path: Path)
     assert b"x = 1" in bench.services.runs.read_file("ann", run.id, "input.ipynb")
     with pytest.raises(NotFoundError):
         bench.services.runs.read_file("bob", run.id, "input.ipynb")
+    for away in ("..", f"{run.id}/../..", str(tmp_path)):
+        with pytest.raises(NotFoundError):
+            bench.services.runs.files.read(away, "secret")
 
 
 def test_runs_are_shown_after_their_size_is_no_longer_offered(bench: Bench) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from hub.batch.environment import Given, memory_of
 from hub.batch.outputs import Made, NotSavedError, save
+from hub.batch.runner import declared_files
 from tests.batch.batch_harness import notebook
 from tests.storage.archive.buckets import s3_server
 
@@ -170,6 +171,30 @@ def test_output_that_cannot_be_saved_is_an_end_of_its_own_and_loses_nothing(
     assert "NoSuchBucket" in result["error"]["message"]
     assert "made" in run.directory.output.read_text()
     assert json.loads(run.directory.provenance.read_text())["output_sha256"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[" * 100_000, "[]", '{"cells": 5}', '{"cells": [5]}', '{"cells": [{"outputs": [5]}]}']
+)
+def test_a_notebook_that_spoils_its_own_output_is_said_in_a_sentence(tmp_path, text):
+    (tmp_path / "output.ipynb").write_text(text)
+    with pytest.raises(NotSavedError, match="The executed notebook cannot be read"):
+        list(declared_files(tmp_path / "output.ipynb", tmp_path))
+
+
+ODD = """
+from IPython.display import display
+for odd in (5, [5, {"path": 5}, {"path": "a" * 5000}, {"path": "x/\\0"}], {"path": "x"}):
+    display({"application/vnd.meridian.files+json": {"outputs": odd}, "text/plain": ""}, raw=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_notebook_that_declares_what_is_no_file_ends_as_it_ended(make_run: Callable[..., RunnerOfTest]) -> None:
+    run = make_run(notebook(ODD), output="home:results", name="stack.ipynb")
+    run.start()
+    assert run.finish(120)["outcome"] == "succeeded", "it would else be lost, and so repeated and free"
+    assert [path.name for path in (Path(run.environment["HOME"]) / "results/run0").iterdir()] == ["stack.ipynb"]
 
 
 @pytest.mark.slow

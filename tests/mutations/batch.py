@@ -221,6 +221,13 @@ MUTATIONS = (
         (f"{OF_EXECUTOR}::test_a_run_that_nobody_cancelled_is_lost_when_its_runner_is_stopped",),
     ),
     Mutation(
+        "what a notebook declares makes its run a lost one, which is free",
+        "hub/batch/provenance.py",
+        "found if isinstance(found, list) else []",
+        "found or []",
+        ("tests/batch/test_batch_outputs.py::test_a_notebook_that_declares_what_is_no_file_ends_as_it_ended",),
+    ),
+    Mutation(
         "a second pod executes the notebook again",
         FILES,
         "        except FileExistsError:\n            return False\n",

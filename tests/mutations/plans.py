@@ -231,14 +231,14 @@ MUTATIONS = (
         "a process of a scan that died is taken for done",
         SCAN,
         '                    raise ScanError("A process that scanned the tree died: scan again") from None\n',
-        "                    answer = None\n",
+        "                    return list(results.values())\n",
         (f"{OF_WALK}::test_a_scan_whose_process_dies_or_fails_says_so",),
     ),
     Mutation(
         "a process of a scan that failed is taken for done",
         SCAN,
         "                if isinstance(answer, Exception):\n                    raise answer\n",
-        "",
+        "                if isinstance(answer, Exception):\n                    return list(results.values())\n",
         (f"{OF_WALK}::test_a_scan_whose_process_dies_or_fails_says_so",),
     ),
     Mutation(

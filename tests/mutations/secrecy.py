@@ -138,6 +138,27 @@ MUTATIONS = (
         'sub_path=f"{inside}"',
         (f"{OF_JOBS}::test_a_pod_sees_the_folder_of_its_run_alone_and_has_no_token",),
     ),
+    Mutation(
+        "the service reads through a link that a notebook made",
+        "allocations/runs/files.py",
+        "os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC",
+        "os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC",
+        (f"{OF_RUNS}::test_a_runs_files_are_read_only_as_plain_files",),
+    ),
+    Mutation(
+        "a notebook's pod has a token of the cluster",
+        "hub/batch/jobs.py",
+        '"automountServiceAccountToken": False,',
+        '"automountServiceAccountToken": True,',
+        (f"{OF_JOBS}::test_a_pod_sees_the_folder_of_its_run_alone_and_has_no_token",),
+    ),
+    Mutation(
+        "the folder of a run is any that its id leads to",
+        "allocations/runs/files.py",
+        "        if not _ID.fullmatch(run_id):\n",
+        "        if False:\n",
+        (f"{OF_RUNS}::test_a_runs_files_are_read_only_as_plain_files",),
+    ),
     # ---------------------------------------------------------------- images
     Mutation(
         "an image is started beyond the end of its life",
