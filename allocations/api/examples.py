@@ -414,6 +414,10 @@ _SCHEDULE = ScheduleDetail(
     next=_PLANNED,
     last=_PAST,
     created_at=_BEGAN,
+    retries=1,
+    source=RunSource(kind=RunSourceKind.HOME, path="stacks/stack.ipynb"),
+    environment=["SURVEY_TOKEN"],
+    output="home:nights",
     coming=[_PLANNED],
     times=[_PAST],
 )

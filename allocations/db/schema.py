@@ -597,6 +597,11 @@ schedules = Table(
     Column("refusals", Integer, nullable=False),  # in a row
     Column("next_at_ms", BigInteger),  # None while it is paused
     Column("created_at_ms", BigInteger, nullable=False),
+    # As of each of its runs.
+    Column("retries", Integer, nullable=False, server_default="0"),
+    Column("source", Text),
+    Column("environment", Text),
+    Column("output", Text),
     Index(None, "person", "created_at_ms"),
     Index(None, "state", "next_at_ms"),
 )

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from allocations.leases.views import View
-from allocations.runs.models import RunState
+from allocations.runs.models import RunSource, RunState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class ScheduleState(StrEnum):
@@ -46,7 +48,7 @@ class TimeOutcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """A schedule as stored; `parameters` is JSON."""
+    """A schedule as stored; `parameters`, `source` and `environment` are JSON."""
 
     id: str
     person: str
@@ -66,6 +68,10 @@ class Schedule:
     refusals: int
     next_at_ms: int | None
     created_at_ms: int
+    retries: int
+    source: str | None
+    environment: str | None
+    output: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,7 @@ class ScheduleTime:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleTerms:
-    """What a person says of a schedule. `notebook` is the parsed .ipynb."""
+    """What a person says of a schedule: as of a single run, and when. `notebook` is the parsed .ipynb."""
 
     title: str
     allocation: str
@@ -95,6 +101,10 @@ class ScheduleTerms:
     zone: str = "UTC"
     image: str | None = None
     max_seconds: int | None = None
+    retries: int = 0
+    source: RunSource | None = None
+    environment: Sequence[str] = ()
+    output: str | None = None
     missed: MissedPolicy = MissedPolicy.SKIP
     overlap: OverlapPolicy = OverlapPolicy.SKIP
 
@@ -150,6 +160,12 @@ class ScheduleView(View):
     next: PlannedView | None
     last: TimeView | None
     created_at: str
+
+    # An answer that an earlier version has kept for its Idempotency-Key does not have these.
+    retries: int = 0
+    source: RunSource | None = None
+    environment: list[str] = Field(default_factory=list)
+    output: str | None = None
 
 
 class ScheduleDetail(ScheduleView):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from allocations.clock import to_rfc3339
 from allocations.errors import InvalidInputError
 from allocations.runs.cron import in_words, require_cron
+from allocations.runs.models import RunSource
 from allocations.runs.schedule_models import (
     PlannedView,
     PreviewView,
@@ -93,6 +94,10 @@ class ScheduleViewBuilder:
             next=None if cron is None or coming is None else to_view(cron, coming),
             last=None if last is None else _time_view(cron, last),
             created_at=to_rfc3339(schedule.created_at_ms),
+            retries=schedule.retries,
+            source=RunSource.model_validate_json(schedule.source) if schedule.source else None,
+            environment=json.loads(schedule.environment or "[]"),
+            output=schedule.output,
         )
 
 

@@ -10,6 +10,7 @@ from allocations.db.idempotency import answered_once
 from allocations.errors import InvalidInputError, NotFoundError, TransitionError
 from allocations.runs.cron import require_cron
 from allocations.runs.files import INPUT
+from allocations.runs.models import RunSource
 from allocations.runs.schedule_models import Schedule, ScheduleDetail, ScheduleState, ScheduleTerms
 from allocations.runs.service import Submission
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 TITLE_LENGTH_MAX = 100
 # What decides whether a run may be submitted; another title or time does not.
-_OF_RUNS = frozenset({"allocation", "size", "image", "max_seconds"})
+_OF_RUNS = frozenset({"allocation", "size", "image", "max_seconds", "environment", "output"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +72,11 @@ class ScheduleService:
     def edit(self, person: str, schedule_id: str, changes: Mapping[str, Any]) -> ScheduleDetail:
         """Change some of the terms of a schedule of one's own, by the names that ScheduleTerms has for them.
 
-        The time that has come, and is not dealt with yet, is given up when the expression or its zone changes.
+        The time that has come, and is not dealt with yet, is given up when the expression or its zone changes. Another
+        notebook of which nothing is said but what it holds was uploaded, wherever the one before came from.
         """
+        if "notebook" in changes:
+            changes = {"source": None, **changes}
         with self.database.write() as connection:
             schedule = self._found(connection, person, schedule_id, lock=True)
             wanted, prepared = self._checked(person, replace(self.terms_of(schedule), **changes))
@@ -165,6 +169,10 @@ class ScheduleService:
             zone=schedule.zone,
             image=schedule.image,
             max_seconds=schedule.max_seconds,
+            retries=schedule.retries,
+            source=RunSource.model_validate_json(schedule.source) if schedule.source else None,
+            environment=json.loads(schedule.environment or "[]"),
+            output=schedule.output,
             missed=schedule.missed,
             overlap=schedule.overlap,
         )
@@ -194,6 +202,10 @@ class ScheduleService:
             refusals=0,
             next_at_ms=self._next_at_ms(terms.cron, terms.zone),
             created_at_ms=self.clock.now_ms(),
+            retries=prepared.retries,
+            source=prepared.source,
+            environment=prepared.environment,
+            output=prepared.output,
         )
         return schedule, prepared
 
@@ -223,6 +235,10 @@ def submission_of(person: str, terms: ScheduleTerms) -> Submission:
         parameters=terms.parameters,
         image=terms.image,
         max_seconds=terms.max_seconds,
+        retries=terms.retries,
+        source=terms.source,
+        environment=terms.environment,
+        output=terms.output,
     )
 
 

@@ -5,7 +5,8 @@ In a notebook, the functions of this module say whose server it is by themselves
     from hub.batch import client
 
     run = client.submit("reduce.ipynb", detector="WFI07", retries=1)
-    run = client.wait(run)
+    gathered = client.submit("gather.ipynb", after=run, environment=["SURVEY_TOKEN"], save_to="home:gathered")
+    run, gathered = client.wait(run, gathered)
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from hub.batch.tables import TableError
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = [
     "BatchClient",
@@ -276,14 +277,20 @@ def submit(
     size: str | None = None,
     image: str | None = None,
     max_minutes: int | None = None,
+    after: Run | Sweep | str | Iterable[Run | Sweep | str] = (),
+    even_if_failed: bool = False,
     retries: int = 0,
+    environment: str | Iterable[str] = (),
+    save_to: str | None = None,
     parameters: Mapping[str, Any] | None = None,
     **more_parameters: Any,
 ) -> Run:
     """Queue a notebook with parameters by their names, on the allocation and size that the start page would propose.
 
-    parameters: those whose names are taken here, such as `size`. Raises as `BatchClient.submit`.
+    after, even_if_failed, retries, environment, save_to: as `Terms` has them; after also takes runs and sweeps, and
+    one alone. parameters: those whose names are taken here, such as `size`. Raises as `BatchClient.submit`.
     """
+    awaited = [after] if isinstance(after, Run | Sweep | str) else after
     with BatchClient.from_environment() as client:
         if allocation is None or size is None:
             allocation, size = _proposed(client.options(), allocation, size)
@@ -294,7 +301,11 @@ def submit(
             parameters={**(parameters or {}), **more_parameters},
             image=image,
             max_seconds=None if max_minutes is None else 60 * max_minutes,
+            after=[one if isinstance(one, str) else one.id for one in awaited],
+            even_if_failed=even_if_failed,
             retries=retries,
+            environment=[environment] if isinstance(environment, str) else environment,
+            save_to=save_to,
         )
 
 

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.table import Column, Table
 
 from hub.batch.parameters import parse_parameter
+from hub.batch.submit_options import values_of, with_run_terms
 from hub.batch.terminal import open_client, out
 
 if TYPE_CHECKING:
-    from hub.batch.schedules import Schedule
+    from hub.batch.schedules import Changes, Schedule
+    from hub.batch.submissions import RunTerms
 
 as_json_option = click.option("--json", "as_json", is_flag=True, help="For machines.")
 title_option = click.option("--title", help="What you call it; the notebook's name when left out.")
-image_option = click.option("--image", help="The image; the platform's default when left out.")
-max_option = click.option("--max-minutes", type=click.IntRange(min=1), help="The longest that each run may take.")
-parameter_option = click.option(
-    "-p", "--parameter", "parameters", nargs=2, multiple=True, metavar="NAME VALUE", help="A parameter."
-)
 missed_option = click.option(
     "--missed",
     type=click.Choice(["skip", "once", "all"]),
@@ -33,7 +29,16 @@ overlap_option = click.option(
     type=click.Choice(["skip", "queue"]),
     help="What becomes of a time when the run of an earlier one has not ended.",
 )
-file_type = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+def _refuse(_context: click.Context, _option: click.Parameter, value: str | None) -> None:
+    if value is not None:
+        msg = "A schedule does not wait for runs or sweeps. --overlap queue lets its runs wait for each other."
+        raise click.UsageError(msg)
+
+
+# What runs and sweeps take: said here, where click would only guess which option was meant.
+no_after_option = click.option("--after", hidden=True, expose_value=False, callback=_refuse)
 
 
 @click.group()
@@ -42,7 +47,7 @@ def schedule() -> None:
 
 
 @schedule.command()
-@click.argument("notebook", type=file_type)
+@click.argument("notebook")
 @click.option("--allocation", required=True, help="The id of the allocation to charge.")
 @click.option("--size", required=True, help="The size to run on, such as small or standard.")
 @click.option("--cron", required=True, help="Minute, hour, day of month, month, day of week: '30 6 * * MON-FRI'.")
@@ -50,14 +55,17 @@ def schedule() -> None:
 @title_option
 @missed_option
 @overlap_option
-@parameter_option
-@image_option
-@max_option
+@with_run_terms
+@no_after_option
 @as_json_option
-def add(notebook: Path, parameters: tuple[tuple[str, str], ...], as_json: bool, **given: Any) -> None:
-    """Submit NOTEBOOK at planned times from now on."""
+def add(notebook: str, given: tuple[tuple[str, str], ...], terms: RunTerms, as_json: bool, **times: str | None) -> None:
+    """Submit NOTEBOOK at planned times from now on, as it is now.
+
+    NOTEBOOK is a file, or git+https://host/group/repository@revision#path/to.ipynb.
+    """
     with open_client() as client:
-        _show(client.schedules.add(notebook, **_terms(parameters, given)), as_json=as_json)
+        terms["parameters"] = values_of(client, notebook, given)
+        _show(client.schedules.add(notebook, **terms, **_given(times)), as_json=as_json)
 
 
 @schedule.command("list")
@@ -87,7 +95,7 @@ def show(schedule_id: str, as_json: bool) -> None:
 
 @schedule.command()
 @click.argument("schedule_id")
-@click.option("--notebook", type=file_type, help="Another notebook, or the same one as it is now.")
+@click.option("--notebook", help="Another notebook, or the same one as it is now.")
 @click.option("--allocation", help="The id of the allocation to charge.")
 @click.option("--size", help="The size to run on, such as small or standard.")
 @click.option("--cron", help="Minute, hour, day of month, month, day of week: '30 6 * * MON-FRI'.")
@@ -95,16 +103,34 @@ def show(schedule_id: str, as_json: bool) -> None:
 @title_option
 @missed_option
 @overlap_option
-@parameter_option
-@image_option
-@max_option
+@with_run_terms
+@no_after_option
+@click.option("--no-secrets", is_flag=True, help="Give its runs no secrets any more.")
 @as_json_option
 def edit(
-    schedule_id: str, notebook: Path | None, parameters: tuple[tuple[str, str], ...], as_json: bool, **given: Any
+    schedule_id: str,
+    notebook: str | None,
+    given: tuple[tuple[str, str], ...],
+    terms: Changes,
+    no_secrets: bool,
+    as_json: bool,
+    **others: str | None,
 ) -> None:
-    """Change a schedule; what is left out stays. Parameters, when given, replace all that there were."""
+    """Change a schedule; what is left out stays.
+
+    Parameters, when given, replace all that there were, and so do secrets. An empty --save-to saves no more.
+    """
+    if no_secrets:
+        if "environment" in terms:
+            msg = "Give --secret or --no-secrets, one of the two."
+            raise click.UsageError(msg)
+        terms["environment"] = ()
     with open_client() as client:
-        changed = client.schedules.edit(schedule_id, notebook=notebook, **_terms(parameters, given))
+        if given and notebook is not None:
+            terms["parameters"] = values_of(client, notebook, given)
+        elif given:
+            terms["parameters"] = {name: parse_parameter(value) for name, value in given}
+        changed = client.schedules.edit(schedule_id, notebook=notebook, **terms, **_given(others))
         _show(changed, as_json=as_json)
 
 
@@ -135,15 +161,9 @@ def remove(schedule_id: str) -> None:
         click.echo(f"Removed {schedule_id}.")
 
 
-def _terms(parameters: tuple[tuple[str, str], ...], given: dict[str, Any]) -> dict[str, Any]:
-    """Return the terms that were given, by the names of the client."""
-    minutes = given.pop("max_minutes")
-    terms = {name: value for name, value in given.items() if value is not None}
-    if parameters:
-        terms["parameters"] = {name: parse_parameter(value) for name, value in parameters}
-    if minutes is not None:
-        terms["max_seconds"] = minutes * 60
-    return terms
+def _given(options: dict[str, str | None]) -> Any:
+    """Return the options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _show(one: Schedule, *, as_json: bool) -> None:
@@ -155,6 +175,14 @@ def _show(one: Schedule, *, as_json: bool) -> None:
     table.add_row("Title", one.title)
     table.add_row("State", one.state + (f": {one.pause_reason}" if one.pause_reason else ""))
     table.add_row("Notebook", f"{one.name}, {one.size}, on {one.allocation_name} ({one.allocation})")
+    if one.retries:
+        table.add_row("Retries", f"{one.retries} of each run")
+    if one.source:
+        table.add_row("Notebook from", str(one.source))
+    if one.environment:
+        table.add_row("Secrets", ", ".join(one.environment))
+    if one.output:
+        table.add_row("Saved also to", one.output)
     table.add_row("When", f"{one.cron}: {one.words}")
     table.add_row("Missed times", one.missed)
     table.add_row("Overlapping", one.overlap)

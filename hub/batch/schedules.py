@@ -5,13 +5,14 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Unpack
 
-from hub.batch.sources import read_notebook
+from hub.batch.model import Source
+from hub.batch.sources import notebook_at
+from hub.batch.submissions import RunTerms, to_changes, to_schedule_body
 
 if TYPE_CHECKING:
     import builtins
-    from collections.abc import Mapping
 
 
 class Call(Protocol):
@@ -77,6 +78,10 @@ class Schedule:
     last: PastTime | None
     coming: tuple[Planned, ...]
     times: tuple[PastTime, ...]
+    retries: int
+    source: Source | None
+    environment: tuple[str, ...]
+    output: str | None
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Schedule:
@@ -87,8 +92,23 @@ class Schedule:
             "last": PastTime.from_json(data["last"]) if data.get("last") else None,
             "coming": tuple(Planned.from_json(one) for one in data.get("coming") or ()),
             "times": tuple(PastTime.from_json(one) for one in data.get("times") or ()),
+            "retries": data.get("retries") or 0,
+            "source": Source.from_json(data["source"]) if data.get("source") else None,
+            "environment": tuple(data.get("environment") or ()),
         }
         return cls(**known)
+
+
+class Changes(RunTerms, total=False):
+    """What `Schedules.edit` takes, beside the notebook: what `Schedules.add` does; what is left out stays."""
+
+    title: str
+    allocation: str
+    size: str
+    cron: str
+    zone: str
+    missed: str
+    overlap: str
 
 
 class Schedules:
@@ -108,25 +128,17 @@ class Schedules:
         title: str | None = None,
         missed: str = "skip",
         overlap: str = "skip",
-        parameters: Mapping[str, Any] | None = None,
-        image: str | None = None,
-        max_seconds: int | None = None,
         idempotency_key: str | None = None,
+        **terms: Unpack[RunTerms],
     ) -> Schedule:
-        """Submit the notebook file at each time of a cron expression, by the clock of a zone.
+        """Submit the notebook as it is now at each time of a cron expression, by the clock of a zone.
 
-        title: the file's name if None. missed: skip, once or all. overlap: skip or queue.
+        notebook: as for `BatchClient.submit`. title: the file's name if None. missed: skip, once or all. overlap: skip
+        or queue. terms: what each run gets, as `RunTerms` has them; a secret that is missing at a time refuses that.
         """
-        path = Path(notebook)
-        body = {
-            "title": title or path.stem,
-            "allocation": allocation,
-            "size": size,
-            "image": image,
-            "name": path.name,
-            "notebook": read_notebook(path),
-            "parameters": dict(parameters or {}),
-            "max_seconds": max_seconds,
+        body = to_schedule_body(notebook, allocation, size, terms)
+        body |= {
+            "title": title or Path(body["name"]).stem,
             "cron": cron,
             "zone": zone,
             "missed": missed,
@@ -142,11 +154,13 @@ class Schedules:
         """A schedule with its next times and what became of the last ones."""
         return Schedule.from_json(self._ask("GET", _path(schedule_id)))
 
-    def edit(self, schedule_id: str, *, notebook: Path | str | None = None, **changes: Any) -> Schedule:
-        """Change what is given, by the names that `add` has; the notebook is replaced by the file."""
+    def edit(self, schedule_id: str, *, notebook: Path | str | None = None, **changes: Unpack[Changes]) -> Schedule:
+        """Change what is given, by the names that `add` has; the notebook is replaced, and its parameters stay."""
+        body = to_changes(changes)
         if notebook is not None:
-            changes |= {"notebook": read_notebook(Path(notebook)), "name": Path(notebook).name}
-        return Schedule.from_json(self._ask("PATCH", _path(schedule_id), changes))
+            content, source = notebook_at(notebook)
+            body = {"name": Path(source.path or "").name, **body, "notebook": content, "source": source.to_json()}
+        return Schedule.from_json(self._ask("PATCH", _path(schedule_id), body))
 
     def pause(self, schedule_id: str) -> Schedule:
         """Submit nothing until it is resumed."""

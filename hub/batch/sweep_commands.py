@@ -80,8 +80,8 @@ def submit(  # click passes options by name
             size,
             len(rows),
             name=name_of(notebook),
-            max_seconds=terms["max_seconds"],
-            retries=terms["retries"],
+            max_seconds=terms.get("max_seconds"),
+            retries=terms.get("retries", 0),
         )
         if estimate:
             _show_estimate(price, as_json=as_json)

@@ -111,3 +111,62 @@ def test_a_schedule_is_added_shown_changed_and_removed(terminal: Terminal, bench
     refused = terminal.type("schedule", "add", terminal.notebook, *terms[:-3], "often")
     assert refused.exit_code == 1
     assert "five fields" in refused.output
+
+
+def test_a_schedule_takes_the_options_of_a_run(terminal: Terminal, bench: Bench, tmp_path: Path) -> None:
+    for name in ("TOKEN", "OTHER"):
+        bench.services.secrets.put("ann", name, "a")
+    path = tmp_path / "named.ipynb"
+    cell = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "field = 'm31'", "outputs": []}
+    path.write_text(json.dumps({**PARAMETRIC, "cells": [cell]}))
+    terms = ["--allocation", terminal.allocation, "--size", "small", "--cron", "0 6 * * *"]
+    options = ["--retries", "2", "--secret", "TOKEN", "--save-to", "scratch:nights", "-p", "field", "007"]
+    added = terminal.json("schedule", "add", str(path), *terms, *options)
+    assert (added["retries"], added["environment"], added["output"]) == (2, ["TOKEN"], "scratch:nights")
+    assert (added["title"], added["parameters"]) == ("named", {"field": "007"})
+    assert added["source"] == {"kind": "upload", "path": "named.ipynb", "address": None, "revision": None}
+    shown = " ".join(terminal.type("schedule", "show", added["id"]).output.split())
+    for part in ("2 of each run", "Secrets TOKEN", "scratch:nights", "upload named.ipynb"):
+        assert part in shown
+
+    def edit(*words: str) -> Any:
+        return terminal.json("schedule", "edit", added["id"], *words)
+
+    kept = edit("--title", "Weekly")
+    assert {**kept, "title": "named"} == added, "what is left out stays"
+    changed = edit("--secret", "OTHER", "--save-to", "home:nights", "--retries", "1")
+    assert (changed["environment"], changed["output"], changed["retries"]) == (["OTHER"], "home:nights", 1)
+    bare = edit("--no-secrets", "--save-to", "", "--retries", "0", "--notebook", terminal.notebook, "-p", "n", "4")
+    assert (bare["environment"], bare["output"], bare["retries"]) == ([], None, 0)
+    assert (bare["name"], bare["source"]["path"], bare["parameters"]) == ("n.ipynb", "n.ipynb", {"n": 4})
+    for wrong, says in (
+        (["edit", added["id"], "--secret", "GONE"], "no secret GONE"),
+        (["edit", added["id"], "--secret", "TOKEN", "--no-secrets"], "one of the two"),
+        (["add", terminal.notebook, *terms, "--after", "r-0"], "does not wait for runs or sweeps"),
+        (["add", str(tmp_path / "none.ipynb"), *terms], "cannot be read"),
+    ):
+        refused = terminal.type("schedule", *wrong)
+        assert refused.exit_code != 0
+        assert says in " ".join(refused.output.split())
+
+
+def test_a_schedule_does_not_wait_for_others(terminal: Terminal) -> None:
+    with BatchClient(terminal.url, "ann") as client:
+        made = client.schedules.add(terminal.notebook, terminal.allocation, "small", cron="0 6 * * *")
+        chained: dict[str, Any] = {"after": ["r-0"]}
+        with pytest.raises(TypeError, match="There is no term after here"):
+            client.schedules.add(terminal.notebook, terminal.allocation, "small", cron="0 6 * * *", **chained)
+        for chain in (chained, {"waits_for": "ended"}):
+            with pytest.raises(ServiceRefusalError, match="A schedule does not wait for runs or sweeps") as refused:
+                client.schedules.edit(made.id, **chain)
+            assert (refused.value.status, refused.value.code) == (422, "invalid_input")
+        assert client.schedules.get(made.id) == made
+
+
+def test_a_term_that_is_spelt_wrong_is_not_left_out_in_silence(terminal: Terminal) -> None:
+    wrong: dict[str, Any] = {"retry": 3}
+    with BatchClient(terminal.url, "ann") as client:
+        with pytest.raises(TypeError, match="There is no term retry here"):
+            client.submit(terminal.notebook, terminal.allocation, "small", **wrong)
+        with pytest.raises(TypeError, match="There is no term retry here"):
+            client.sweeps.submit(terminal.notebook, terminal.allocation, "small", rows=[{}], **wrong)

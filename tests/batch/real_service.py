@@ -62,12 +62,12 @@ def real_service(directory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[R
     monkeypatch.setenv("JUPYTERHUB_CLIENT_ID", "service-allocations")
     monkeypatch.setenv("JUPYTERHUB_OAUTH_CALLBACK_URL", f"{PREFIX}/oauth_callback")
     database, store = Database(fresh_sqlite(directory)), directory / "runs"
-    services = make_services(database, shipped_policy(), store)
+    services = make_services(database, shipped_policy(), store, secret_keys=["ab" * 32])
     services.agreements.accept("ann", services.policy.agreement.version)
     allocation = services.reports.allocations_of("ann")[0].id
     with serving(fresh_app(services, StubIdentities("secret", PREFIX))) as url:
         asking = ExecutorService.connect(f"{url}{PREFIX}", "batch", "batch-1")
-        backend = LocalBackend(store, directory / "homes", os.environ)
+        backend = LocalBackend(store, directory / "homes", os.environ, environment_of=asking.environment)
         executor, stop = Executor(asking, backend, store, Metrics(), slots=4), threading.Event()
         thread = threading.Thread(target=executor.run, args=(stop,), daemon=True)
         thread.start()

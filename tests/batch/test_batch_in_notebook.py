@@ -105,6 +105,28 @@ def test_several_are_waited_for_and_one_is_tried_again(
     assert [run.id for run in client.runs()] == sorted([good.id, bad.id], key=[bad.id, good.id].index)
 
 
+def test_a_run_from_a_notebook_takes_the_terms_of_every_run(service: RealService, tmp_path: Path) -> None:
+    service.services.secrets.put("ann", "TOKEN", "a")
+    path = write(tmp_path / "a.ipynb", "import os; assert ('TOKEN' in os.environ) == taken", defaults="taken = False")
+    first = client.submit(path)
+    with client.BatchClient.from_environment() as asking:
+        sweep = asking.sweeps.submit(path, service.allocation, "small", rows=[{"taken": False}])
+    second = client.submit(path, after=first, environment="TOKEN", save_to="home:made", retries=1, taken=True)
+    third = client.submit(
+        path, after=[first.id, second, sweep], even_if_failed=True, environment=["TOKEN"], parameters={"taken": True}
+    )
+    assert (second.environment, second.output, second.retries) == (("TOKEN",), "home:made", 1)
+    assert (second.waits_for, [one.run for one in second.after]) == ("succeeded", [first.id])
+    assert (third.waits_for, {one.run or one.sweep for one in third.after}) == (
+        "ended",
+        {first.id, second.id, sweep.id},
+    )
+    ended = client.wait(first, second, third)
+    assert isinstance(ended, list)
+    assert [run.state for run in ended] == ["succeeded"] * 3
+    assert list((service.store.parent / "homes/ann/made").rglob("a.ipynb"))
+
+
 def test_what_a_notebook_does_not_take_is_refused_before_anything_runs(service: RealService, tmp_path: Path) -> None:
     path = write(tmp_path / "a.ipynb", "n", defaults="n = 1  # how many")
     with pytest.raises(client.ServiceRefusalError, match=r"no parameter m\. Its parameters are: n\.") as refused:

@@ -49,8 +49,16 @@ Count = Annotated[int, Field(ge=0, lt=2**31)]
 Attempt = Annotated[int, Field(ge=1, lt=2**31)]
 
 
-class WithTerms(Body):
-    """A notebook (parsed .ipynb), and what it runs on: of a single run, or common to those of a sweep."""
+Environment = Annotated[list[str], Field(max_length=100, description="Names of the caller's secrets")]
+Output = Annotated[str, Field(max_length=512, description="home:FOLDER, scratch:FOLDER or s3://BUCKET/PREFIX")]
+Retries = Annotated[
+    Count, Field(description="How often a run is tried again when its notebook fails, each attempt charged")
+]
+Source = Annotated[RunSource | None, Field(description="Where the notebook came from, to be kept; uploaded without it")]
+
+
+class OfRuns(Body):
+    """A notebook (parsed .ipynb), and what it runs on: of a single run, or common to those of a sweep or schedule."""
 
     allocation: str
     size: str
@@ -59,12 +67,15 @@ class WithTerms(Body):
     notebook: dict[str, Any]
     parameters: dict[str, Any] = Field(default_factory=dict)
     max_seconds: int | None = None
-    environment: Annotated[list[str], Field(max_length=100, description="Names of the caller's secrets")] = Field(
-        default_factory=list
-    )
-    output: (
-        Annotated[str, Field(max_length=512, description="home:FOLDER, scratch:FOLDER or s3://BUCKET/PREFIX")] | None
-    ) = None
+    environment: Environment = Field(default_factory=list)
+    output: Output | None = None
+    retries: Retries = 0
+    source: Source = None
+
+
+class WithTerms(OfRuns):
+    """What a single run and a sweep may say beside: what they wait for."""
+
     after: Annotated[
         list[str],
         Field(
@@ -76,12 +87,6 @@ class WithTerms(Body):
     waits_for: Annotated[
         Condition, Field(description="`succeeded`: cancelled if one of them does not; `ended`: however they end")
     ] = Condition.SUCCEEDED
-    retries: Annotated[
-        Count, Field(description="How often a run is tried again when its notebook fails, each attempt charged")
-    ] = 0
-    source: Annotated[
-        RunSource | None, Field(description="Where the notebook came from, to be kept; uploaded without it")
-    ] = None
 
     def terms(self) -> dict[str, Any]:
         """Return what submissions of both kinds take, by the names that they have for it."""

@@ -7,10 +7,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Response
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from allocations.api.v1.common import Body, IdempotencyHeader, Runner, Wired, example
-from allocations.api.v1.runs import NOTEBOOK_EXAMPLE
+from allocations.api.v1.runs import NOTEBOOK_EXAMPLE, Environment, OfRuns, Output, Retries, Source
 from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import NotAMemberError, UnknownAllocationError
 from allocations.leases.views import View
@@ -42,8 +43,23 @@ Overlap = Annotated[
 ]
 
 
-class AddBody(Body):
-    """A notebook (parsed .ipynb), its parameters, what it may use, and when it is to be submitted."""
+class WaitsForNone(Body):
+    """A body that says of what runs and sweeps may wait for that a schedule waits for nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_chain(cls, body: Any) -> Any:
+        if isinstance(body, dict) and not body.keys().isdisjoint({"after", "waits_for"}):
+            raise PydanticCustomError(
+                "waits",
+                "A schedule does not wait for runs or sweeps: leave `after` and `waits_for` out. `overlap` says what "
+                "becomes of a time when the run of an earlier one has not ended",
+            )
+        return body
+
+
+class AddBody(WaitsForNone, OfRuns):
+    """A notebook (parsed .ipynb), what each run of it gets, as of a single run, and when it is to be submitted."""
 
     model_config = example(
         title="Nightly stack",
@@ -55,24 +71,21 @@ class AddBody(Body):
         cron="30 6 * * MON-FRI",
         zone="Europe/Berlin",
         missed="once",
+        retries=1,
+        environment=["SURVEY_TOKEN"],
+        output="home:nights",
+        source={"kind": "home", "path": "stacks/stack.ipynb"},
     )
 
     title: str
-    allocation: str
-    size: str
-    image: str | None = None
-    name: str
-    notebook: dict[str, Any]
-    parameters: dict[str, Any] = Field(default_factory=dict)
-    max_seconds: int | None = None
     cron: Cron
     zone: Zone = "UTC"
     missed: Missed = MissedPolicy.SKIP
     overlap: Overlap = OverlapPolicy.SKIP
 
 
-class EditBody(Body):
-    """What is to change of a schedule; what is left out stays."""
+class EditBody(WaitsForNone):
+    """What is to change of a schedule; what is left out stays, but for the `source` when there is a new notebook."""
 
     model_config = example(cron="0 7 * * *", zone="America/New_York")
 
@@ -84,6 +97,10 @@ class EditBody(Body):
     notebook: dict[str, Any] = Field(default_factory=dict)
     parameters: dict[str, Any] = Field(default_factory=dict)
     max_seconds: int | None = None
+    environment: Environment = Field(default_factory=list)
+    output: Output | None = None
+    retries: Retries = 0
+    source: Source = None
     cron: Cron = ""
     zone: Zone = "UTC"
     missed: Missed = MissedPolicy.SKIP
