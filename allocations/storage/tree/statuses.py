@@ -54,6 +54,7 @@ NS_PER_SECOND = 1_000_000_000
 FARTHEST_NS = 1 << 62
 _FARTHEST = FARTHEST_NS // NS_PER_SECOND
 
+_AT_FDCWD = -100
 _AT_EMPTY_PATH = 0x1000
 # AT_SYMLINK_NOFOLLOW, AT_NO_AUTOMOUNT: as lstat does.
 _AS_LSTAT = 0x100 | 0x800
@@ -90,12 +91,16 @@ class Looker:
     """Looks at entries; what it saw is overwritten when it looks again."""
 
     def __init__(self, entries: int) -> None:
-        """Make room for so many at once."""
+        """Make room for so many at once; raises OSError where the call is refused."""
         self.at_once = entries
         self._statuses: Statuses = np.zeros((entries, ROW_WORDS), dtype=np.uint64)
         first = self._statuses.ctypes.data
         # Made once: that takes as long as a call.
         self._rows = [ctypes.c_void_p(first + ROW_BYTES * row) for row in range(entries)]
+        # A sandbox that does not know it would make each single entry one that cannot be looked at.
+        if _statx(_AT_FDCWD, b"/", 0, _BASIC_STATS, self._rows[0]):
+            code = ctypes.get_errno()
+            raise OSError(code, f"statx(2), by which trees are looked at, is refused here: {os.strerror(code)}")
 
     def look(self, folder: int, names: Sequence[str]) -> tuple[Statuses, list[tuple[int, OSError]]]:
         """Look at entries of an open folder, links themselves; returns a row for each, and numbers and errors of those
