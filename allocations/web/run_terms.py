@@ -1,4 +1,4 @@
-"""What the forms of runs and of sweeps have in common: their fields for limits, secrets, output and what is awaited."""
+"""What the forms of runs, sweeps and schedules have in common: limits, secrets, output; but for the last, the chain."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
 
     from allocations.factory import Services
     from allocations.runs.models import RunSource
+    from allocations.runs.schedule_models import ScheduleTerms
     from allocations.runs.service import Submission
     from allocations.web.session import Sent
 
-FIELDS = ("choice", "image", "custom_image", "minutes", "retries", "output", "after_ids", "even_if_failed", "key")
+RUN_FIELDS = ("choice", "image", "custom_image", "minutes", "retries", "output", "key")
+FIELDS = (*RUN_FIELDS, "after_ids", "even_if_failed")
 SEPARATOR = "::"  # between the allocation and the size of a choice
 # How many unfinished runs, and sweeps, are offered to be waited for; others by their numbers.
 OFFERED_MAX = 10
@@ -79,6 +81,14 @@ def read_choice(values: Mapping[str, str]) -> tuple[str, str]:
 
 def read_terms(services: Services, reading: Reading, values: Mapping[str, str], ticked: Ticked) -> dict[str, Any]:
     """Return the common part of a submission, by its names; `reading` has what is wrong with it."""
+    return read_run_terms(services, reading, values, ticked) | {
+        "after": [*ticked.after, *values["after_ids"].replace(",", " ").split()],
+        "waits_for": Condition.ENDED if values["even_if_failed"] else Condition.SUCCEEDED,
+    }
+
+
+def read_run_terms(services: Services, reading: Reading, values: Mapping[str, str], ticked: Ticked) -> dict[str, Any]:
+    """Return what a schedule says of its runs, too."""
     allocation, size = reading("choice", lambda: read_choice(values)) or ("", "")
     retries_max = services.policy.runs.retries_max
     return {
@@ -89,13 +99,17 @@ def read_terms(services: Services, reading: Reading, values: Mapping[str, str], 
         "retries": reading("retries", lambda: to_whole_between(values["retries"], "Retries", 0, retries_max)) or 0,
         "environment": ticked.environment,
         "output": values["output"],
-        "after": [*ticked.after, *values["after_ids"].replace(",", " ").split()],
-        "waits_for": Condition.ENDED if values["even_if_failed"] else Condition.SUCCEEDED,
     }
 
 
 def shown_terms(services: Services, person: str, values: Mapping[str, str], ticked: Ticked) -> dict[str, Any]:
     """Return what the templates of the common fields are made of."""
+    return shown_run_terms(services, person, values, ticked) | {"unfinished": _unfinished(services, person)}
+
+
+def shown_run_terms(services: Services, person: str, values: Mapping[str, str], ticked: Ticked) -> dict[str, Any]:
+    """Return what the form of a schedule shows of them."""
+    secrets = services.secrets.list_of(person)
     options = services.offers.start_options(person, is_server=False)
     default = f"{options.default.allocation}{SEPARATOR}{options.default.size}" if options.default else ""
     return {
@@ -103,15 +117,16 @@ def shown_terms(services: Services, person: str, values: Mapping[str, str], tick
         "startable": options.agreement.accepted and any(offer.usable for offer in options.allocations),
         "values": dict.fromkeys(FIELDS, "") | {"choice": default} | dict(values),
         "ticked": ticked,
-        "secrets": services.secrets.list_of(person),
-        "unfinished": _unfinished(services, person),
+        "secrets": secrets,
+        # What was asked for, and has been removed since, is not left out unseen.
+        "gone": sorted(set(ticked.environment) - {one.name for one in secrets}),
         "longest_minutes": services.policy.runs.longest_seconds // SECONDS_PER_MINUTE,
         "retries_max": services.policy.runs.retries_max,
         "separator": SEPARATOR,
     }
 
 
-def to_body(submission: Submission) -> dict[str, Any]:
+def to_body(submission: Submission | ScheduleTerms) -> dict[str, Any]:
     """Return what tells one submission from another, under a key."""
     body = {field.name: getattr(submission, field.name) for field in fields(submission)}
     source: RunSource | None = submission.source

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -13,26 +12,37 @@ from allocations.api.identity import Identity, Scope
 from allocations.api.v1.common import Wired
 from allocations.db.idempotency import IdempotencyKey
 from allocations.errors import AllocationsError, IdempotencyConflictError, InvalidInputError
+from allocations.leases.images import is_custom
 from allocations.runs.cron import zone_names
 from allocations.runs.files import INPUT
 from allocations.runs.schedule_models import MissedPolicy, OverlapPolicy, ScheduleTerms
+from allocations.web import run_terms
 from allocations.web.formats import SECONDS_PER_MINUTE
-from allocations.web.forms import to_notebook, to_parameter_lines, to_parameters, to_seconds
+from allocations.web.forms import to_notebook, to_parameter_lines, to_parameters
+from allocations.web.parameter_fields import FieldsError
 from allocations.web.render import fragment, new_key, page, see
+from allocations.web.run_terms import (
+    NOTHING_TICKED,
+    SEPARATOR,
+    Reading,
+    Ticked,
+    first_values,
+    read_run_terms,
+    shown_run_terms,
+    to_body,
+)
 from allocations.web.session import Sent, form_needs, page_needs
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
+    from allocations.runs.models import RunView
     from allocations.runs.schedule_models import ScheduleDetail
 
 router = APIRouter(prefix="/schedules")
 Runner = Annotated[Identity, Depends(page_needs(Scope.RUN))]
 RunForm = Annotated[Sent, Depends(form_needs(Scope.RUN))]
-FIELDS = (
-    "title", "notebook", "run", "choice", "image", "parameters", "minutes", "cron", "zone", "missed", "overlap", "key",
-)  # fmt: skip
-SEPARATOR = "::"  # between the allocation and the size of a choice
+FIELDS = (*run_terms.RUN_FIELDS, "title", "notebook", "run", "parameters", "cron", "zone", "missed", "overlap")
 # Where the notebook comes from: a file, the run that is to be repeated, or the schedule as it is.
 UPLOAD, RUN, KEPT = "upload", "run", "kept"
 MISSED = {
@@ -52,22 +62,13 @@ def show_schedules(request: Request, services: Wired, runner: Runner) -> Respons
 @router.get("/new")
 def show_form(request: Request, services: Wired, runner: Runner, run: str = "") -> Response:
     """Show the form, filled in as a run was when the address names one."""
-    values = {"notebook": UPLOAD, "cron": "0 6 * * *", "zone": "UTC", "key": new_key()}
-    values["minutes"] = str(services.policy.runs.default_max_seconds // SECONDS_PER_MINUTE)
-    if run:
-        found = services.runs.get(runner.name, run.replace("\0", ""))
-        lines, left_out = to_parameter_lines(found.parameters)
-        values |= {
-            "title": found.name.removesuffix(".ipynb"),
-            "notebook": RUN,
-            "run": found.id,
-            "choice": f"{found.allocation}{SEPARATOR}{found.size}",
-            "image": found.image,
-            "parameters": lines,
-            "left_out": ", ".join(left_out),
-            "minutes": _to_minutes(found.max_seconds),
-        }
-    return _form(request, services, runner, values)
+    values = first_values(services, new_key()) | {"notebook": UPLOAD, "cron": "0 6 * * *", "zone": "UTC"}
+    if not run:
+        return _form(request, services, runner, values)
+    found = services.runs.get(runner.name, run.replace("\0", ""))
+    values |= {"title": found.name.removesuffix(".ipynb"), "notebook": RUN, "run": found.id}
+    values |= _values_of(found, found.max_seconds)
+    return _form(request, services, runner, values, Ticked(found.environment))
 
 
 @router.get("/preview")
@@ -81,13 +82,13 @@ def add(request: Request, services: Wired, sent: RunForm) -> Response:
     """Make a schedule; the form's key makes sent twice one."""
     values = {name: sent.text(name) for name in FIELDS}
     try:
-        terms = ScheduleTerms(**_to_changes(sent, *_to_notebook(services, sent)))
-        key = IdempotencyKey.for_request(sent.identity.name, sent.key(), "schedule", asdict(terms))
+        terms = ScheduleTerms(**_to_changes(services, sent, values), **_to_notebook(services, sent))
+        key = IdempotencyKey.for_request(sent.identity.name, sent.key(), "schedule", to_body(terms))
         schedule = services.schedules.add(sent.identity.name, terms, key)
     except AllocationsError as error:
         if isinstance(error, IdempotencyConflictError):
             values["key"] = new_key()
-        return _form(request, services, sent.identity, values, error)
+        return _form(request, services, sent.identity, values, Ticked.of(sent), error)
     return see(request, f"/schedules/{schedule.id}", "scheduled")
 
 
@@ -102,21 +103,16 @@ def show_schedule(request: Request, schedule_id: str, services: Wired, runner: R
 def show_edit_form(request: Request, schedule_id: str, services: Wired, runner: Runner) -> Response:
     """Show the form, filled in as the schedule is."""
     schedule = services.schedules.get(runner.name, schedule_id)
-    lines, left_out = to_parameter_lines(schedule.parameters)
     values = {
         "title": schedule.title,
         "notebook": KEPT,
-        "choice": f"{schedule.allocation}{SEPARATOR}{schedule.size}",
-        "image": schedule.image or "",
-        "parameters": lines,
-        "left_out": ", ".join(left_out),
-        "minutes": _to_minutes(schedule.max_seconds or services.policy.runs.default_max_seconds),
         "cron": schedule.cron,
         "zone": schedule.zone,
         "missed": schedule.missed,
         "overlap": schedule.overlap,
     }
-    return _form(request, services, runner, values, schedule=schedule)
+    values |= _values_of(schedule, schedule.max_seconds or services.policy.runs.default_max_seconds)
+    return _form(request, services, runner, values, Ticked(schedule.environment), schedule=schedule)
 
 
 @router.post("/{schedule_id}")
@@ -124,15 +120,14 @@ def edit(request: Request, schedule_id: str, services: Wired, sent: RunForm) -> 
     """Change a schedule of one's own."""
     person = sent.identity.name
     schedule = services.schedules.get(person, schedule_id)
+    values = {name: sent.text(name) for name in FIELDS}
     try:
-        notebook = None if sent.text("notebook") == KEPT else _to_notebook(services, sent)
-        changes = _to_changes(sent, *(notebook or (schedule.name, {})))
-        if notebook is None:
-            del changes["notebook"], changes["name"]
+        changes = _to_changes(services, sent, values)
+        if values["notebook"] != KEPT:
+            changes |= _to_notebook(services, sent)
         services.schedules.edit(person, schedule_id, changes)
     except AllocationsError as error:
-        values = {name: sent.text(name) for name in FIELDS}
-        return _form(request, services, sent.identity, values, error, schedule)
+        return _form(request, services, sent.identity, values, Ticked.of(sent), error, schedule)
     return see(request, f"/schedules/{schedule_id}", "schedule-changed")
 
 
@@ -157,43 +152,56 @@ def remove(request: Request, schedule_id: str, services: Wired, sent: RunForm) -
     return see(request, "/schedules", "schedule-removed")
 
 
-def _to_changes(sent: Sent, name: str, notebook: Mapping[str, Any]) -> dict[str, Any]:
-    allocation, separator, size = sent.text("choice").partition(SEPARATOR)
-    if not separator:
-        raise InvalidInputError("No size is chosen.", "Choose one on one of your allocations.")
-    missed, overlap = sent.text("missed"), sent.text("overlap")
-    if missed not in MISSED or overlap not in OVERLAP:
-        raise InvalidInputError("What is to happen otherwise is not chosen.", "Choose among what the form offers.")
-    return {
-        "title": sent.text("title"),
-        "allocation": allocation,
-        "size": size,
-        "name": name,
-        "notebook": notebook,
-        "parameters": to_parameters(sent.text("parameters")),
-        "image": sent.text("image") or None,
-        "max_seconds": to_seconds(sent.text("minutes"), "Maximum minutes"),
-        "cron": sent.text("cron"),
-        "zone": sent.text("zone").strip(),
-        "missed": MissedPolicy(missed),
-        "overlap": OverlapPolicy(overlap),
+def _to_changes(services: Wired, sent: Sent, values: Mapping[str, str]) -> dict[str, Any]:
+    """Read the form but for its notebook; FieldsError with whatever is wrong in its fields."""
+    reading = Reading()
+    changes = read_run_terms(services, reading, values, Ticked.of(sent))
+    changes |= {
+        "title": values["title"],
+        "parameters": reading("parameters", lambda: to_parameters(values["parameters"])),
+        "cron": values["cron"],
+        "zone": values["zone"].strip(),
+        "missed": reading("missed", lambda: MissedPolicy(_chosen(values["missed"], MISSED))),
+        "overlap": reading("overlap", lambda: OverlapPolicy(_chosen(values["overlap"], OVERLAP))),
     }
+    reading.require()
+    return changes
 
 
-def _to_notebook(services: Wired, sent: Sent) -> tuple[str, Mapping[str, Any]]:
+def _chosen(value: str, among: Collection[str]) -> str:
+    if value not in among:
+        raise InvalidInputError("What is to happen otherwise is not chosen.", "Choose among what the form offers.")
+    return value
+
+
+def _to_notebook(services: Wired, sent: Sent) -> dict[str, Any]:
+    """Return the name of the chosen notebook, what it is, and where it came from."""
     bytes_max = services.policy.runs.notebook_max_bytes
     if sent.text("notebook") == RUN:
         run = services.runs.get(sent.identity.name, sent.text("run"))
-        return run.name, to_notebook(services.runs.read_file(run.person, run.id, INPUT, bytes_max), bytes_max)
+        content = services.runs.read_file(run.person, run.id, INPUT, bytes_max)
+        return {"name": run.name, "notebook": to_notebook(content, bytes_max), "source": run.source}
     upload = sent.upload("file")
     if upload is None:
         raise InvalidInputError("No notebook is chosen.", "Choose an .ipynb file.")
     name, content = upload
-    return name, to_notebook(content, bytes_max)
+    return {"name": name, "notebook": to_notebook(content, bytes_max), "source": None}
 
 
-def _to_minutes(seconds: int) -> str:
-    return str(math.ceil(seconds / SECONDS_PER_MINUTE))
+def _values_of(of: RunView | ScheduleDetail, max_seconds: int) -> dict[str, str]:
+    """Return what the form holds of what each run gets: as a run had it, or as a schedule has it."""
+    lines, left_out = to_parameter_lines(of.parameters)
+    image = of.image or ""
+    return {
+        "choice": f"{of.allocation}{SEPARATOR}{of.size}",
+        "image": "" if is_custom(image) else image,
+        "custom_image": image if is_custom(image) else "",
+        "parameters": lines,
+        "left_out": ", ".join(left_out),
+        "minutes": str(math.ceil(max_seconds / SECONDS_PER_MINUTE)),
+        "retries": str(of.retries),
+        "output": of.output or "",
+    }
 
 
 def _preview(services: Wired, cron: str, zone: str) -> dict[str, Any]:
@@ -208,23 +216,24 @@ def _form(
     services: Wired,
     runner: Identity,
     values: Mapping[str, str],
+    ticked: Ticked = NOTHING_TICKED,
     error: AllocationsError | None = None,
     schedule: ScheduleDetail | None = None,
 ) -> Response:
-    options = services.offers.start_options(runner.name, is_server=False)
-    default = f"{options.default.allocation}{SEPARATOR}{options.default.size}" if options.default else ""
     return page(
         request,
         "schedule_form.html",
         error=error,
+        faults=error.faults if isinstance(error, FieldsError) else {},
         schedule=schedule,
-        options=options,
-        startable=options.agreement.accepted and any(offer.usable for offer in options.allocations),
-        values=dict.fromkeys((*FIELDS, "left_out"), "") | {"choice": default} | dict(values),
-        longest_minutes=services.policy.runs.longest_seconds // SECONDS_PER_MINUTE,
-        separator=SEPARATOR,
         zones=sorted(zone_names()),
         missed=MISSED,
         overlap=OVERLAP,
         **_preview(services, values["cron"], values["zone"]),
+        **shown_run_terms(
+            services,
+            runner.name,
+            {name: "" for name in (*FIELDS, "left_out") if name != "choice"} | dict(values),
+            ticked,
+        ),
     )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from allocations.lifecycle.authority import Actor
-from allocations.runs.models import Outcome
+from allocations.runs.models import Outcome, RunSource, RunSourceKind
 from allocations.runs.service import Finish
 from tests.web.conftest import NOTEBOOK, taking
 from tests.web.looking import faults_of, serving
@@ -106,6 +106,87 @@ def test_what_is_wrong_is_said_and_nothing_is_lost(site: Site, changes: dict[str
     assert site.services.schedules.list_of("ann") == []
 
 
+def test_each_run_gets_what_the_form_says(site: Site) -> None:
+    entry, ann = site.accept("ann"), site.browser("ann")
+    for name in ("TOKEN", "OTHER"):
+        site.services.secrets.put("ann", name, f"value of {name}")
+    new = ann.get("/schedules/new").text
+    assert 'name="environment" value="TOKEN">' in new
+    assert "Begin after" not in new
+    assert "value of" not in new
+    path = made(ann, entry, retries="2", output="home:nights", environment="TOKEN", cron="0 * * * *")
+    shown = ann.get(path).text
+    for part in (
+        "<dt>Retries of each run</dt><dd>2</dd>",
+        "<code>home:nights</code>",
+        "<code>TOKEN</code>",
+        "uploaded",
+    ):
+        assert part in shown
+    form = ann.get(f"{path}/edit").text
+    assert 'value="TOKEN" checked' in form
+    assert 'value="OTHER">' in form
+    assert re.search(r'name="retries"[^>]* value="2"', form)
+    assert re.search(r'name="output"[^>]* value="home:nights"', form)
+    site.clock.at_ms += HOUR_MS
+    site.services.schedule_duty.submit_due()
+    [run] = site.services.runs.list_of("ann")
+    assert (run.retries, run.output, run.environment) == (2, "home:nights", ["TOKEN"])
+    kept = fields(entry, notebook="kept", retries="0", output="", environment="OTHER")
+    assert ann.post(path, kept).status_code == 303
+    changed = site.services.schedules.get("ann", path.rpartition("/")[2])
+    assert (changed.retries, changed.output, changed.environment) == (0, None, ["OTHER"])
+    assert changed.source is not None
+    assert changed.source.kind == "upload"
+
+
+def test_a_secret_that_is_gone_is_not_left_out_unseen(site: Site) -> None:
+    entry, ann = site.accept("ann"), site.browser("ann")
+    site.services.secrets.put("ann", "TOKEN", "a")
+    path = made(ann, entry, environment="TOKEN", cron="0 * * * *")
+    site.services.secrets.remove("ann", "TOKEN")
+    form = re.sub(r"\s+", " ", ann.get(f"{path}/edit").text)
+    assert 'value="TOKEN" checked> <code>TOKEN</code> <span class="m-reason">you have no such secret any more' in form
+    kept = fields(entry, notebook="kept", title="Other")
+    refused = ann.post(path, kept | {"environment": "TOKEN"})
+    assert (refused.status_code, "You have no secret TOKEN." in refused.text) == (409, True)
+    assert 'value="TOKEN" checked' in refused.text
+    site.clock.at_ms += HOUR_MS
+    site.services.schedule_duty.submit_due()
+    assert "You have no secret TOKEN. Set it first" in ann.get(path).text
+    assert ann.post(path, kept).status_code == 303
+    assert site.services.schedules.get("ann", path.rpartition("/")[2]).environment == []
+
+
+def test_a_schedule_of_a_run_begins_with_what_the_run_had(site: Site) -> None:
+    entry, ann = site.accept("ann"), site.browser("ann")
+    site.services.secrets.put("ann", "TOKEN", "a")
+    source = RunSource(kind=RunSourceKind.HOME, path="nights/mine.ipynb")
+    run = site.submit_run("ann", entry, NOTEBOOK, environment=["TOKEN"], output="scratch:out", retries=1, source=source)
+    form = ann.get(f"/schedules/new?run={run}").text
+    assert 'value="TOKEN" checked' in form
+    assert re.search(r'name="retries"[^>]* value="1"', form)
+    assert re.search(r'name="output"[^>]* value="scratch:out"', form)
+    path = made(ann, entry, notebook="run", run=run, parameters="")
+    assert site.services.schedules.get("ann", path.rpartition("/")[2]).source == source
+    assert "from your home: <code>nights/mine.ipynb</code>" in ann.get(path).text
+
+
+def test_all_that_is_wrong_is_said_beside_its_field(site: Site) -> None:
+    entry, ann = site.accept("ann"), site.browser("ann")
+    site.services.secrets.put("ann", "TOKEN", "a")
+    wrong = fields(entry, retries="6", minutes="0", parameters="n", overlap="no", environment="TOKEN", output="home:x")
+    answer = ann.post("/schedules", wrong, files=file())
+    assert answer.status_code == 422
+    assert "4 fields need other values" in answer.text
+    for id_ in ("retries", "minutes", "parameters", "overlap"):
+        assert f'<a href="#{id_}">' in answer.text
+    assert 'value="TOKEN" checked' in answer.text
+    assert 'value="home:x"' in answer.text
+    kept = ann.post("/schedules", fields(entry, notebook="kept"))
+    assert (kept.status_code, "No notebook is chosen" in kept.text) == (422, True)
+
+
 def test_the_next_times_are_shown_while_one_types(site: Site) -> None:
     site.accept("ann")
     ann = site.browser("ann")
@@ -161,6 +242,11 @@ def test_a_run_shows_what_it_waits_for_and_what_waits_for_it(site: Site) -> None
 def paths_of(site: Site) -> dict[str, list[str]]:
     entry, ann = site.accept("ann"), site.browser("ann")
     going, refused = made(ann, entry), made(ann, entry, key="k2", cron="0 * * * *", title="Hourly_" * 12)
+    for name in ("TOKEN", "GONE"):
+        site.services.secrets.put("ann", name, "a")
+    terms = {"retries": "1", "output": "home:nights/of/the/survey", "environment": "GONE"}
+    with_terms = made(ann, entry, key="k4", **terms)
+    site.services.secrets.remove("ann", "GONE")
     first = site.queue_run("ann", entry)
     second = site.submit_run("ann", entry, NOTEBOOK, name="second.ipynb", after=[first])
     site.services.suspensions.suspend(ADMIN, "ann", "A token in a public place.", 0)
@@ -170,6 +256,7 @@ def paths_of(site: Site) -> dict[str, list[str]]:
     site.services.suspensions.lift(ADMIN, "ann", "It is revoked.")
     third = made(ann, entry, key="k3", cron="*/30 1-3 28 3 *")
     paths = ["/schedules", going, refused, third, f"{going}/edit", f"/schedules/new?run={first}", f"/runs/{second}"]
+    paths += [with_terms, f"{with_terms}/edit"]
     return {"ann": paths, "bob": ["/schedules", "/schedules/new"]}
 
 
