@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 MAGIC = b"MRDARR01"
 _HEADER = struct.Struct("<8sQI4x")
-# Keys that are sorted together when records are made anew, 8 bytes each.
-KEYS_AT_ONCE = 250_000
+# Keys that each core sorts together when records are made anew, 8 bytes each.
+KEYS_AT_ONCE = 125_000
 # Keys that are looked up before the pages that were touched are let go.
 LOOKED_UP_HELD = 50_000
 _CHUNK_BYTES = 1 << 20
