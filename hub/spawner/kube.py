@@ -289,14 +289,21 @@ class KubeAllocationSpawner(AllocationSpawnerMixin, ObservedKubeSpawner):
     async def progress(self) -> AsyncIterator[dict[str, Any]]:
         """Say who pays for what, where the lease gave less than was asked for, and what the cluster is doing."""
         said: set[str] = set()
+
+        def unsaid() -> list[dict[str, Any]]:
+            fresh = [sentence for sentence in dict.fromkeys(self._beyond) if sentence not in said]
+            said.update(fresh)
+            return [{"progress": 35, "message": sentence} for sentence in fresh]
+
         async for event in super().progress():
-            for sentence in self._beyond:
-                if sentence not in said:
-                    said.add(sentence)
-                    yield {"progress": 35, "message": sentence}
+            for told in unsaid():
+                yield told
             raw = event.get("raw_event")
             words = what_goes_on(raw) if raw else None
             yield event | {"message": f"{words} ({raw['message']})"} if raw and words else event
+        # The cluster may have told nothing since the pod was made.
+        for told in unsaid():
+            yield told
 
     def get_env(self) -> dict[str, Any]:
         """The environment with the lease's names; without a paid GPU none is visible, whatever the image says."""
