@@ -95,6 +95,7 @@ class Witness:
         self.started: dict[str, datetime] = {}
         self.finished: dict[str, datetime] = {}
         self.evicted: dict[str, datetime] = {}
+        self.unready: dict[str, datetime] = {}
         self._ended: set[tuple[str, int]] = set()
 
     @contextmanager
@@ -123,8 +124,15 @@ class Witness:
 
         The API server cuts the start off to the second, and so may show it as before the lease was there.
         """
-        acquired_at = datetime.fromisoformat(lease.acquired_at)
-        return int((self.finished[lease.id] - max(self.started[lease.id], acquired_at)).total_seconds())
+        return self._seconds_until(self.finished[lease.id], lease)
+
+    def seconds_ready(self, lease: LeaseView) -> int | None:
+        """The same until its pod was not ready any more: all that is shown of an end to who looks a moment later."""
+        unready = self.unready.get(lease.id)
+        return None if unready is None else self._seconds_until(unready, lease)
+
+    def _seconds_until(self, end: datetime, lease: LeaseView) -> int:
+        return int((end - max(self.started[lease.id], datetime.fromisoformat(lease.acquired_at))).total_seconds())
 
     def _look(self) -> None:
         # A watch is cut off with the API server that serves it, and goes on where it was.
@@ -156,6 +164,7 @@ class Witness:
         for condition in pod.status.conditions or []:
             if (condition.type, condition.status) == ("Ready", "False") and lease in self.started:
                 self.finished.setdefault(lease, condition.last_transition_time)
+                self.unready.setdefault(lease, condition.last_transition_time)
 
 
 @dataclass

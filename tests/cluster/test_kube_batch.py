@@ -165,12 +165,13 @@ class BatchBench:
     def seconds_of(self, lease: LeaseView) -> int:
         """For how many whole seconds a lease's container ran.
 
-        By its end where the API server showed it; otherwise as it was charged, within a second of when its pod was not
-        ready any more, or of the lease's own times.
+        By its end where the API server showed it, or by when its pod was not ready any more, which is what it shows
+        later of a pod that is deleted; otherwise as it was charged, within a second of that, or of its own times.
         """
-        if self.witness.has_seen_end(lease):
-            return self.witness.seconds(lease)
         charged_seconds = lease.charged_microcredits // lease.microcredits_per_second
+        if self.witness.has_seen_end(lease):
+            is_of_deleted = charged_seconds == self.witness.seconds_ready(lease)
+            return charged_seconds if is_of_deleted else self.witness.seconds(lease)
         if lease.id in self.witness.finished:
             assert abs(charged_seconds - self.witness.seconds(lease)) <= 1, lease
             return charged_seconds

@@ -154,7 +154,14 @@ class Crawl:
             if times[form.kind] >= ALIKE_MAX:
                 continue
             self._said.clear()
-            response = self.page.goto(f"{self.url}{form.page}")
+            try:
+                response = self.page.goto(f"{self.url}{form.page}")
+            except PlaywrightError as error:
+                if "ERR_ABORTED" not in str(error):
+                    raise
+                # What the form before led to went on to load.
+                self.page.wait_for_load_state()
+                response = self.page.goto(f"{self.url}{form.page}")
             assert response is not None
             shown = [one for one in self._forms_shown() if one.kind == form.kind]
             if not shown:
