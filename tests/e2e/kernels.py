@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -22,7 +23,9 @@ def execute(person: Person, *sources: str) -> list[dict[str, Any]]:
     assert started.status_code == 201, started.text
     kernel = started.json()["id"]
     try:
-        return asyncio.run(_execute(person, kernel, sources))
+        # In a thread of its own: where a browser has been used, one loop runs in this one already.
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, _execute(person, kernel, sources)).result()
     finally:
         person.server("DELETE", f"/api/kernels/{kernel}")
 
