@@ -8,11 +8,10 @@ import pytest
 from sqlalchemy import update
 
 from allocations.db.schema import schedules
-from allocations.errors import InvalidInputError
 from allocations.runs.models import Outcome, RunSource, RunSourceKind
-from allocations.runs.secrets import SecretMissingError
 from tests.allocations.test_runs import PARAMETRIC, SMALL, finish
 from tests.allocations.test_schedules import HOUR, add, notices, outcomes, seen, tick
+from tests.allocations.test_sweep_terms import REFUSED
 
 if TYPE_CHECKING:
     from allocations.runs.models import RunView
@@ -85,18 +84,7 @@ def test_a_schedule_that_says_nothing_of_them_gives_its_runs_none(bench: Bench) 
     assert run.source == RunSource(kind=RunSourceKind.UPLOAD)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "error"),
-    [
-        ({"retries": 6}, InvalidInputError),
-        ({"retries": -1}, InvalidInputError),
-        ({"environment": ["PATH"]}, InvalidInputError),
-        ({"environment": ["TOKEN"]}, SecretMissingError),
-        ({"output": "s3://bucket/x"}, SecretMissingError),
-        ({"output": "/tmp"}, InvalidInputError),
-        ({"source": RunSource(kind=RunSourceKind.REPOSITORY)}, InvalidInputError),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "error"), REFUSED)
 def test_what_is_refused_of_a_run_is_refused_of_a_schedule(
     bench: Bench, wrong: dict[str, Any], error: type[Exception]
 ) -> None:

@@ -21,6 +21,18 @@ REPOSITORY = RunSource(
 )
 
 
+# What no run takes, and so neither sweeps nor schedules do.
+REFUSED: list[tuple[dict[str, Any], type[Exception]]] = [
+    ({"retries": 6}, InvalidInputError),
+    ({"retries": -1}, InvalidInputError),
+    ({"environment": ["PATH"]}, InvalidInputError),
+    ({"environment": ["TOKEN"]}, SecretMissingError),
+    ({"output": "s3://bucket/x"}, SecretMissingError),
+    ({"output": "/tmp"}, InvalidInputError),
+    ({"source": RunSource(kind=RunSourceKind.REPOSITORY)}, InvalidInputError),
+]
+
+
 def test_each_run_of_a_sweep_gets_what_was_asked_for_all(bench: Bench) -> None:
     root = bench.consortium("ann")
     for name in ("TOKEN", "OTHER", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
@@ -106,18 +118,7 @@ def test_an_estimate_counts_every_attempt(bench: Bench) -> None:
         bench.services.sweeps.estimate("ann", entry, "small", 100, retries=6)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "error"),
-    [
-        ({"retries": 6}, InvalidInputError),
-        ({"retries": -1}, InvalidInputError),
-        ({"environment": ["PATH"]}, InvalidInputError),
-        ({"environment": ["TOKEN"]}, SecretMissingError),
-        ({"output": "s3://bucket/x"}, SecretMissingError),
-        ({"output": "/tmp"}, InvalidInputError),
-        ({"source": RunSource(kind=RunSourceKind.REPOSITORY)}, InvalidInputError),
-    ],
-)
+@pytest.mark.parametrize(("wrong", "error"), REFUSED)
 def test_what_is_refused_of_a_run_is_refused_of_a_sweep_and_nothing_is_queued(
     bench: Bench, wrong: dict[str, Any], error: type[Exception]
 ) -> None:

@@ -11,6 +11,7 @@ import io
 import json
 import re
 import threading
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
@@ -79,7 +80,7 @@ class Mast(Service):
     more_exposures: int = 0
 
 
-class Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler, ABC):
     """Requests of either kind."""
 
     protocol_version = "HTTP/1.1"
@@ -102,8 +103,9 @@ class Handler(BaseHTTPRequestHandler):
             self.service.refused.append(f"{self.command} {self.path} {body!r}: {error!r}")
             self.send(404, b"not understood")
 
+    @abstractmethod
     def reply(self, path: str, query: dict[str, list[str]], body: bytes) -> None:
-        raise NotImplementedError
+        """Answer a request; LookupError, ValueError or TypeError for one that no such service would understand."""
 
     def send(self, status: int, content: bytes, kind: str = "text/plain", **headers: str) -> None:
         self.send_response(status)
