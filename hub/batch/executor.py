@@ -266,6 +266,9 @@ class Executor:
         """Tell the service, with the recorded times however late; a crash after it repeats the same call."""
         if self._away():
             return
+        if run.sweep is not None:
+            # First: nobody comes back to a run whose end was told, and what is told again needs no notebook.
+            RunDirectory.of(self._store, run.id).drop_notebook()
         self._service.finish(run, outcome, started_at, ended_at, error, recorded or {}, node=node, image_id=image_id)
         del self._runs[run.id]
         del self._attempts[run.id, run.attempt]
@@ -274,8 +277,6 @@ class Executor:
         self._metrics.ends.labels(code).inc()
         logger.info("The run has ended", extra=run_fields(run, outcome=outcome, end_code=code))
         self._backend.release(run.id)
-        if run.sweep is not None:
-            RunDirectory.of(self._store, run.id).drop_notebook()
 
     def _clear_strays(self, ours: set[str]) -> None:
         try:

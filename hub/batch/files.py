@@ -170,7 +170,7 @@ class RunDirectory:
         write_atomically(self.spec, json.dumps(spec.to_json()))
 
     def drop_notebook(self) -> None:
-        """Remove the copy of a notebook that is kept elsewhere, once the run has ended."""
+        """Remove the copy of a notebook that is kept elsewhere, once the attempt has ended."""
         self.input.unlink(missing_ok=True)
 
     def attempt(self) -> int | None:

@@ -239,6 +239,28 @@ def test_a_run_whose_runner_dies_is_lost_and_its_next_attempt_starts_afresh(
     assert service.finishes("run0")[1]["outcome"] == "succeeded"
 
 
+def test_no_copy_of_a_sweeps_notebook_is_left_when_the_end_is_told(
+    executor: ExecutorOfTest, service: FakeService, queue_run: QueueRun, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """An executor that is killed as soon as the service knows does not come back to the run."""
+    sweep = queue_run("x = 1")
+    service.queued.clear()
+    run = queue_run(sweep="run0")
+    run.input.unlink()
+    copies: dict[str, bool] = {}
+
+    def answer(method: str, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        copies[path] = run.input.exists()
+        return FakeService.answer(service, method, path, body)
+
+    monkeypatch.setattr(service, "answer", answer)
+    executor.tick_until(lambda: service.finishes("run1"))
+    assert service.finishes("run1")[0]["outcome"] == "succeeded"
+    assert copies["/runs/run1/progress"]
+    assert not copies["/runs/run1/finish"]
+    assert sweep.input.exists()
+
+
 def test_an_attempt_starts_although_the_process_of_an_earlier_one_lives(
     executor: ExecutorOfTest, service: FakeService, queue_run: QueueRun
 ) -> None:
