@@ -14,10 +14,10 @@ from allocations.app import PREFIX
 from hub.batch.client import BatchClient, ServiceRefusalError
 from hub.batch.commands import batch
 from hub.batch.schedule_commands import schedule
-from tests.allocations.serving import served
 from tests.allocations.test_api import StubIdentities
 from tests.allocations.test_runs import PARAMETRIC
 from tests.fresh_app import fresh_app
+from tests.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,7 @@ def terminal(bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setenv("JUPYTERHUB_OAUTH_CALLBACK_URL", f"{PREFIX}/oauth_callback")
     path = tmp_path / "n.ipynb"
     path.write_text(json.dumps(PARAMETRIC))
-    with served(fresh_app(bench.services, StubIdentities("secret", PREFIX))) as url:
+    with serving(fresh_app(bench.services, StubIdentities("secret", PREFIX))) as url:
         yield Terminal(url, str(path), bench.accept("ann"))
 
 

@@ -22,11 +22,11 @@ from hub.batch.executor import Executor
 from hub.batch.local import LocalBackend
 from hub.batch.observe import Metrics
 from hub.batch.service import ExecutorService
-from tests.allocations.serving import served
 from tests.allocations.test_api import StubIdentities
 from tests.batch.batch_harness import notebook
 from tests.fresh import fresh_sqlite, shipped_policy
 from tests.fresh_app import fresh_app
+from tests.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +58,7 @@ def test_a_schedule_starts_a_run_and_a_chain_follows(tmp_path: Path, monkeypatch
         )
         return services.runs.submit(submission, key()).id
 
-    with served(fresh_app(services, StubIdentities("secret", PREFIX))) as url:
+    with serving(fresh_app(services, StubIdentities("secret", PREFIX))) as url:
         executor = Executor(
             ExecutorService.connect(f"{url}{PREFIX}", "batch", "batch"),
             LocalBackend(store, tmp_path / "homes", dict(os.environ)),

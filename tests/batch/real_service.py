@@ -18,7 +18,7 @@ from hub.batch.observe import Metrics
 from hub.batch.service import ExecutorService
 from tests.fresh import fresh_sqlite, shipped_policy
 from tests.fresh_app import fresh_app
-from tests.web.looking import serving
+from tests.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from contextlib import contextmanager, suppress
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 
 import nbformat
 import pytest
-import uvicorn
 import yaml
 from kubernetes import client
 
@@ -35,6 +33,7 @@ from hub.batch.files import RunDirectory
 from tests.batch.batch_harness import ROOT, notebook, wait_for
 from tests.cluster.ghost import ghost_node
 from tests.cluster.kube_bench import PREFIX, SpawnerIdentity, Witness, write_policies
+from tests.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -193,19 +192,6 @@ class BatchBench:
 
 
 @contextmanager
-def serving(app: Any) -> Iterator[str]:
-    """The service on a port of this machine."""
-    server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    wait_for(lambda: server.started)
-    (port,) = {sock.getsockname()[1] for one in server.servers for sock in one.sockets}
-    yield f"http://127.0.0.1:{port}{PREFIX}"
-    server.should_exit = True
-    thread.join()
-
-
-@contextmanager
 def priority_class(cluster: Cluster) -> Iterator[str]:
     """A PriorityClass whose pods no other's pod puts out, and which puts out none."""
     scheduling = client.SchedulingV1Api(cluster.core.api_client)
@@ -235,7 +221,7 @@ def bench(cluster: Cluster, tmp_path: Path, hub_environment: None) -> Iterator[B
         priority_class(cluster) as name,
         Witness(cluster.core, cluster.namespace).looking() as witness,
     ):
-        made = BatchBench(cluster, witness, services, allocation, tmp_path, url, name)
+        made = BatchBench(cluster, witness, services, allocation, tmp_path, f"{url}{PREFIX}", name)
         yield made
         made.end_executor()
     remove_all(made)

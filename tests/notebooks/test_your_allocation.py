@@ -12,7 +12,7 @@ from tests.allocations.conftest import Bench, make_bench
 from tests.fresh import fresh_sqlite
 from tests.fresh_app import fresh_app
 from tests.notebooks.notebook_runs import run
-from tests.web.looking import serving
+from tests.serving import serving
 
 pytestmark = pytest.mark.slow
 

@@ -1,13 +1,9 @@
-"""Pages in a real browser: served on a port, looked at by axe, with whether anything scrolls sideways."""
+"""Pages in a real browser: looked at by axe, with whether anything scrolls sideways."""
 
 from __future__ import annotations
 
-import socket
-import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-import uvicorn
 from playwright.sync_api import sync_playwright
 
 from allocations.api.identity import SESSION_COOKIE
@@ -16,23 +12,9 @@ from tests.e2e.conftest import CHROMIUM, CHROMIUM_ARGUMENTS
 from tests.web.conftest import ROOT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from fastapi import FastAPI
     from playwright.sync_api import Page
-
-
-@contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """Serve the application, and yield its address."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off"))
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
 
 
 def faults_of(

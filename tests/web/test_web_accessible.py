@@ -16,8 +16,9 @@ from allocations.notify.links import LinkStore, Purpose
 from allocations.policy.models import Shape
 from allocations.runs.models import Outcome, RunError
 from allocations.runs.service import Finish
+from tests.serving import serving
 from tests.web.conftest import NOTEBOOK
-from tests.web.looking import faults_of, serving
+from tests.web.looking import faults_of
 from tests.web.test_web_reports import charge
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from playwright.sync_api import expect, sync_playwright
 from allocations.api.identity import SESSION_COOKIE
 from allocations.app import PREFIX
 from tests.e2e.conftest import CHROMIUM, CHROMIUM_ARGUMENTS
+from tests.serving import serving
 from tests.web.conftest import ROOT
-from tests.web.looking import serving
 from tests.web.test_web_parameters import CELL, book
 
 if TYPE_CHECKING:

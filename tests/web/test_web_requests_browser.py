@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-import socket
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-import uvicorn
 from playwright.sync_api import expect, sync_playwright
 
 from allocations.api.identity import SESSION_COOKIE
 from allocations.app import PREFIX
 from tests.e2e.conftest import CHROMIUM, CHROMIUM_ARGUMENTS
+from tests.serving import serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,12 +29,7 @@ expect.set_options(timeout=TIMEOUT_MS)
 @contextmanager
 def pages_of(site: Site, person: str) -> Iterator[Page]:
     """A browser of a person's on the served pages, in which nothing may go wrong unseen."""
-    with socket.socket() as listener, sync_playwright() as playwright:
-        listener.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server = uvicorn.Server(uvicorn.Config(site.app, log_level="error", lifespan="off"))
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
+    with serving(site.app) as url, sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
         context = chromium.new_context(base_url=url)
         context.add_cookies([{"name": SESSION_COOKIE, "value": person, "url": url}])
@@ -46,8 +39,6 @@ def pages_of(site: Site, person: str) -> Iterator[Page]:
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
         yield page
         chromium.close()
-        server.should_exit = True
-        thread.join()
         # That a session has ended is told by the browser, too.
         assert [fault for fault in faults if "401" not in fault] == []
 

@@ -11,8 +11,9 @@ import pytest
 from allocations.lifecycle.authority import Actor
 from allocations.runs.models import Outcome, RunSource, RunSourceKind
 from allocations.runs.service import Finish
+from tests.serving import serving
 from tests.web.conftest import NOTEBOOK, taking
-from tests.web.looking import faults_of, serving
+from tests.web.looking import faults_of
 
 if TYPE_CHECKING:
     from typing import Literal

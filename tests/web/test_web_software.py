@@ -15,8 +15,9 @@ from allocations.factory import make_services
 from hub.batch.commands import batch
 from hub.batch.terminal import out
 from tests.allocations.test_images import OWN, policy_of_tests
+from tests.serving import serving
 from tests.web.conftest import NOTEBOOK, SCOPES
-from tests.web.looking import faults_of, serving
+from tests.web.looking import faults_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -12,7 +12,8 @@ from allocations.storage.purge.models import PurgeState, RestoreState, RestoreTa
 from allocations.storage.purge.store import ArchiveStore, PurgeStore
 from allocations.storage.quotas.backends import Found
 from allocations.storage.tree.usage import FolderUse
-from tests.web.looking import faults_of, serving
+from tests.serving import serving
+from tests.web.looking import faults_of
 from tests.web.storage_site import DAY_MS, GB, HOSTILE, StorageSite
 
 if TYPE_CHECKING:

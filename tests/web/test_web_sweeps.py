@@ -20,8 +20,9 @@ from allocations.runs.service import Finish
 from allocations.runs.sweeps import SweepSubmission
 from allocations.web.forms import to_grid, to_rows
 from allocations.web.plots import POINTS_MAX, Scatter
+from tests.serving import serving
 from tests.web.conftest import taking
-from tests.web.looking import faults_of, serving
+from tests.web.looking import faults_of
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
