@@ -8,9 +8,11 @@ HOST ?= 127.0.0.1
 STATE ?= state
 PYTHON ?= python3
 VENV := .venv
+# Each test starts processes of ours: compiled once, they start at once.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 # Fast and slow tests share the cores; of those of a whole platform, one in a browser and one on a cluster go on at a time.
-FAST := -n logical --dist worksteal -m "not slow and not e2e and not cluster"
+FAST := -n logical --dist worksteal -m "not slow and not e2e and not cluster" $(patsubst %,--ignore=tests/%,chart cluster e2e web)
 SLOW := -n logical --dist worksteal -m "slow and not e2e and not cluster and not gpu_image"
 UPSTREAM := tests/cluster/kubespawner_suite/sources $(BIN)/uv $(BIN)/python
 
@@ -46,7 +48,7 @@ lint: $(VENV)/installed-dev                    ## check format, style, types and
 	scripts/install-test-tools shellcheck
 	shellcheck scripts/* .ci/run tests/cluster/scripts/* tests/cluster/stand_ins/*-* tests/cluster/kubespawner_suite/sources images/{build,lock,pip-install,project-install}
 
-test-fast: $(VENV)/installed-dev               ## unit and property tests, in a few minutes
+test-fast: $(VENV)/installed-dev               ## unit and property tests, in a minute or two
 	$(BIN)/pytest -q $(FAST)
 
 test: $(VENV)/installed-dev node_modules/installed lint   ## everything, in a real browser, on real databases and a real Kubernetes

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 
     from tests.allocations.conftest import Bench
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = {"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": []}
 PARAMETRIC = NOTEBOOK | {
     "cells": [{"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": "x = 0", "outputs": []}]

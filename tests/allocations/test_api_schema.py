@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from tests.allocations.conftest import Bench
 
+pytestmark = pytest.mark.slow
+
 ROLES = ("nobody", "ann", "rev", "admin", "spawner")
 CHECKS = (
     not_a_server_error,

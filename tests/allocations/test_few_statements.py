@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
     from tests.allocations.conftest import Bench
 
+pytestmark = pytest.mark.slow
+
 CREDIT = 1_000_000
 LEAD, ADMIN = Actor("lead"), Actor("admin", admin=True)
 

@@ -310,6 +310,7 @@ def test_only_the_last_times_are_kept(bench: Bench, monkeypatch: pytest.MonkeyPa
     assert len(bench.services.runs.list_of("ann")) == 5
 
 
+@pytest.mark.slow
 def test_a_night_schedule_runs_once_on_each_night_of_the_year(bench: Bench) -> None:
     """By the clock of Berlin, which is moved forward on 28 March and back on 31 October 2027."""
     entry = bench.accept("ann")

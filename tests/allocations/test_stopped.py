@@ -20,6 +20,8 @@ from tests.allocations.test_watch import StubServers, ready
 if TYPE_CHECKING:
     from tests.allocations.conftest import Bench
 
+pytestmark = pytest.mark.slow
+
 CREDIT = 1_000_000
 SMALL = 13
 QUANTUM = 900

@@ -365,6 +365,7 @@ def test_a_cancellation_beside_claims_and_losses_leaves_nothing_that_runs_unaske
     bench.assert_clean()
 
 
+@pytest.mark.slow
 def test_ten_thousand_runs_are_queued_in_bounded_memory_and_claimed_without_reading_them(bench: Bench) -> None:
     root = bench.consortium("ann")
     rows = [{"x": number, "field": "WFI07"} for number in range(10_000)]

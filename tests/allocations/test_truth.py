@@ -55,6 +55,8 @@ if TYPE_CHECKING:
     from allocations.notify.mailer import Mailer
     from tests.allocations.conftest import Bench
 
+pytestmark = pytest.mark.slow
+
 REQUEST_KINDS = frozenset(
     {
         NoticeKind.REQUEST_SUBMITTED,

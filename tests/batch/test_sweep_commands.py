@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from tests.batch.test_sweep_local import Place
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _wide(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
 from hub.client import AllocationsClient
 from tests.hub.fake_allocations import FakeAllocations
+
+pytestmark = pytest.mark.slow
 
 
 async def never(_seconds: float) -> None:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from allocations.storage.purge.models import PurgeView
 
+pytestmark = pytest.mark.slow
+
 OLD = ("old/a.fits", "old/b.fits", "old/deep/c.fits", "d.txt")
 
 
