@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
@@ -254,7 +255,8 @@ class Platform:
         """Return the inner ports: those of the last start where they are free, for servers that still run know them."""
         path = self._state / "ports.json"
         kept: dict[str, int] = json.loads(path.read_text()) if path.exists() else {}
-        ports = {name: kept[name] if _is_free(kept.get(name)) else _free_port() for name in PORT_NAMES}
+        free = (port for port in _free_ports(2 * len(PORT_NAMES)) if port not in kept.values())
+        ports = {name: kept[name] if _is_free(kept.get(name)) else next(free) for name in PORT_NAMES}
         _write_private(path, json.dumps(ports))
         return ports
 
@@ -538,10 +540,13 @@ def _is_free(port: int | None) -> bool:
     return True
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+def _free_ports(count: int) -> list[int]:
+    """Return different free ports: one that is let go may be given again at once."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind((LOOPBACK, 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _answers(url: str) -> bool:

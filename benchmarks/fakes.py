@@ -16,7 +16,7 @@ from kubernetes_asyncio import client
 from kubernetes_asyncio.config import load_kube_config
 
 from benchmarks.platforms import LOOPBACK
-from tests.e2e.platform import free_port
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -33,7 +33,8 @@ from allocations.policy.models import AtOnce
 from benchmarks.platforms import BIN, LOOPBACK, PROXY, READY_SECONDS, answers, process_of, until
 from tests.cluster.conftest import given_cluster, own_cluster
 from tests.cluster.kube_bench import PREFIX, write_policies
-from tests.e2e.platform import API, free_port
+from tests.e2e.platform import API
+from tests.ports import free_port
 from tests.postgres import fresh_database, running_postgres, server_binaries
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ from benchmarks.platform_data import (
 )
 from benchmarks.platforms import LOOPBACK, READY_SECONDS, answers, process_of, until
 from benchmarks.report import Comparison, Report, Section
-from tests.e2e.platform import free_port
+from tests.ports import free_port
 from tests.postgres import fresh_database, postgres_of_its_own, server_binaries
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import httpx
 
 from allocations.settings import ROOT
-from tests.e2e.platform import READY_LINE, START_SECONDS, STOP_SECONDS, Person, Platform, free_port, wait_for
+from tests.e2e.platform import READY_LINE, START_SECONDS, STOP_SECONDS, Person, Platform, wait_for
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 from allocations.settings import ROOT
 from benchmarks.platforms import BIN, LOOPBACK, PROXY, READY_SECONDS, answers, process_of, until
-from tests.e2e.platform import API, free_port
+from tests.e2e.platform import API
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     import subprocess

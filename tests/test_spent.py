@@ -10,12 +10,17 @@ import pytest
 from benchmarks.spent import peak_mib, spend
 
 MIB = 1 << 20
-# Fills memory with what is no page of zeros, and stays for a moment.
-HOLD = "import sys, time; held = b'x' * (int(sys.argv[1]) << 20); time.sleep(1)"
+# Fills memory with what is no page of zeros, and stays until it is told to end.
+HOLD = "import sys; held = b'x' * (40 << 20); print(flush=True); sys.stdin.read()"
 TWO = f"""
-import subprocess, sys
-for one in [subprocess.Popen([sys.executable, "-Sc", {HOLD!r}, "40"]) for _ in "12"]:
-    one.wait()
+import subprocess, sys, time
+PIPE = subprocess.PIPE
+both = [subprocess.Popen([sys.executable, "-Sc", {HOLD!r}], stdin=PIPE, stdout=PIPE) for _ in "12"]
+for one in both:
+    one.stdout.readline()
+time.sleep(1)
+for one in both:
+    one.communicate()
 """
 
 

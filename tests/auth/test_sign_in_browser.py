@@ -14,7 +14,9 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.auth.provider import CLIENT_ID, CLIENT_SECRET, Provider, password_of
-from tests.e2e.platform import ROOT, Platform, free_port, wait_for
+from tests.e2e.conftest import new_context
+from tests.e2e.platform import ROOT, Platform, wait_for
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -46,7 +48,7 @@ class World:
 
     def page(self, **options: object) -> Page:
         """A browser in which nobody is signed in; it keeps what went wrong on pages of ours in `faults`."""
-        context = self.browser.new_context(base_url=self.platform.url, **options)  # type: ignore[arg-type]
+        context = new_context(self.browser, base_url=self.platform.url, **options)
         self.contexts.append(context)
         return context.new_page()
 

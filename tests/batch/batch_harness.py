@@ -40,15 +40,17 @@ def notebook(*sources: str, defaults: str | None = None) -> nbformat.NotebookNod
     return book
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 20) -> Any:
+def wait_for(what: Callable[[], Any], seconds: float = 120) -> Any:
     """The first true value of `what()`; the test fails when there is none in time."""
     ends_at = time.monotonic() + seconds
-    while time.monotonic() < ends_at:
+    while True:
+        is_last = time.monotonic() >= ends_at
         value = what()
         if value:
             return value
+        if is_last:
+            pytest.fail(f"not within {seconds} s")
         time.sleep(0.05)
-    pytest.fail(f"not within {seconds} s")
 
 
 @dataclass
@@ -67,7 +69,7 @@ class RunnerOfTest:
         )
         return self.process
 
-    def finish(self, seconds: float = 30) -> dict[str, Any]:
+    def finish(self, seconds: float = 120) -> dict[str, Any]:
         """Wait for the end and return result.json."""
         assert self.process is not None
         assert self.process.wait(seconds) == 0, self.log

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import nbformat
@@ -45,7 +46,8 @@ def make_run(tmp_path: Path) -> Iterator[Callable[..., RunnerOfTest]]:
     yield make
     for run in made:
         for pid in run.living():
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if run.process:
             run.process.wait()
 
@@ -88,4 +90,5 @@ def queue_run(service: FakeService, tmp_path: Path) -> Iterator[Callable[..., Ru
     yield queue
     for directory in queued:
         for pid in living_marked(MARK, str(directory.path)):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)

@@ -160,9 +160,10 @@ def test_sigterm_keeps_what_was_done_and_leaves_no_process(make_run: MakeRun) ->
 def test_the_runner_keeps_the_deadline_by_itself(make_run: MakeRun) -> None:
     ignores = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(60)"
     # Long enough for a kernel to start on a busy machine.
-    stubborn = make_run(notebook(ignores, "open('ran', 'w')"), max_seconds=10)
+    stubborn = make_run(notebook(ignores, "open('ran', 'w')"), max_seconds=20)
     stubborn.start()
-    run = make_run(notebook("print('first')", SLEEP), max_seconds=10)
+    stubborn.wait_for_cell(1)
+    run = make_run(notebook("print('first')", SLEEP), max_seconds=20)
     run.start()
     result = run.finish()
     assert result["outcome"] == "timed_out"
@@ -176,15 +177,17 @@ def test_the_runner_keeps_the_deadline_by_itself(make_run: MakeRun) -> None:
 
 
 def test_the_second_runner_of_a_run_exits_at_once(make_run: MakeRun) -> None:
-    run = make_run(notebook("import time; open('ran', 'a').write('x'); time.sleep(1)"))
+    waits = "import os, time\nopen('ran', 'a').write('x')\nwhile not os.path.exists('go'):\n    time.sleep(0.1)"
+    run = make_run(notebook(waits))
     first = run.start()
     wait_for(run.directory.read_process)
     second = run.start()
-    assert second.wait(5) == EXIT_TAKEN
+    assert second.wait(60) == EXIT_TAKEN
+    Path(run.environment["HOME"], "go").touch()
     run.process = first
     assert run.finish()["outcome"] == "succeeded"
     # Nor does one that comes after the end: there is a result already.
-    assert run.start().wait(5) == 0
+    assert run.start().wait(60) == 0
     assert Path(run.environment["HOME"], "ran").read_text() == "x"
 
 

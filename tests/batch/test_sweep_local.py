@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -109,7 +110,10 @@ class Place:
         process = RunDirectory.of(self.path / "runs", chosen.choice(runs).id).read_process()
         if process is None or MARK.encode() not in _environment_of(process.pid):
             return False
-        os.kill(process.pid, signal.SIGKILL)
+        try:
+            os.kill(process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return False
         return True
 
 
@@ -146,7 +150,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
             made.end_executor()
     for pid in living_marked(MARK):
         if str(tmp_path).encode() in _environment_of(pid):
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
     database.dispose()
 
 

@@ -16,7 +16,8 @@ import httpx
 import pytest
 
 from tests.cluster.kube_bench import PREFIX, KubeBench, kube_bench
-from tests.hub.test_hub_running import PROXY, free_port
+from tests.hub.test_hub_running import PROXY
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

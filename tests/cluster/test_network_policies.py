@@ -19,7 +19,7 @@ from kubernetes import client
 from hub.spawner.manifests import LEASE
 from tests.chart.rendering import CHART, FULL_NAME, NAME, TRIAL, documents
 from tests.cluster.namespaces import make_namespace
-from tests.hub.test_hub_running import free_port
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

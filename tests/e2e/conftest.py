@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
-from tests.e2e.platform import Platform, free_port
+from tests.e2e.platform import Platform
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, BrowserContext
 
+# On a machine that does other things as well, a page takes its time to show, and to open by way of signing in.
+expect.set_options(timeout=30_000)
+OPENING_MS = 120_000
 # Chromium must not reach for the network by itself, and as root it has no sandbox of its own.
 CHROMIUM = "/usr/bin/chromium"
 CHROMIUM_ARGUMENTS = [
@@ -27,6 +31,13 @@ CHROMIUM_ARGUMENTS = [
     "--disable-dev-shm-usage",
     *(["--no-sandbox"] if os.geteuid() == 0 else []),
 ]
+
+
+def new_context(browser: Browser, **options: Any) -> BrowserContext:
+    """Open a browser of somebody's."""
+    context = browser.new_context(**options)
+    context.set_default_timeout(OPENING_MS)
+    return context
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,14 @@ from playwright.sync_api import ViewportSize
 
 from allocations.app import PREFIX
 from allocations.web import pages
+from tests.e2e.conftest import new_context
 from tests.e2e.platform import ROOT
 from tests.web.test_web_session import routes, scopes_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page
+    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Response
 
 HOME = f"{PREFIX}/"
 WIDE: ViewportSize = {"width": 1280, "height": 900}
@@ -132,11 +133,21 @@ class Crawl:
                 waiting += links
                 self._remember_forms()
 
+    def _goto(self, address: str) -> Response | None:
+        """Open a page; once more, where what went before went on to load and broke it off."""
+        try:
+            return self.page.goto(f"{self.url}{address}")
+        except PlaywrightError as error:
+            if "ERR_ABORTED" not in str(error) or "Download is starting" in str(error):
+                raise
+        self.page.wait_for_load_state()
+        return self.page.goto(f"{self.url}{address}")
+
     def visit(self, address: str) -> bool:
         """Open a page and look at it; False when it is a file for downloading."""
         self._said.clear()
         try:
-            response = self.page.goto(f"{self.url}{address}")
+            response = self._goto(address)
         except PlaywrightError as error:
             if "Download is starting" not in str(error) and "ERR_ABORTED" not in str(error):
                 raise
@@ -154,14 +165,7 @@ class Crawl:
             if times[form.kind] >= ALIKE_MAX:
                 continue
             self._said.clear()
-            try:
-                response = self.page.goto(f"{self.url}{form.page}")
-            except PlaywrightError as error:
-                if "ERR_ABORTED" not in str(error):
-                    raise
-                # What the form before led to went on to load.
-                self.page.wait_for_load_state()
-                response = self.page.goto(f"{self.url}{form.page}")
+            response = self._goto(form.page)
             assert response is not None
             shown = [one for one in self._forms_shown() if one.kind == form.kind]
             if not shown:
@@ -272,7 +276,7 @@ def open_browser_as(
     browser: Browser, url: str, name: str, password: str | None, pictures: Path, looked_at: set[tuple[str, str]]
 ) -> Crawl:
     """A browser of somebody who has just signed in, or of nobody."""
-    context = browser.new_context(base_url=url, viewport=WIDE, color_scheme="light", reduced_motion="reduce")
+    context = new_context(browser, base_url=url, viewport=WIDE, color_scheme="light", reduced_motion="reduce")
     page = context.new_page()
     pictures.mkdir(parents=True)
     crawl = Crawl(name, context, page, pictures, looked_at)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,13 +38,6 @@ def wait_for(what: str, look: Callable[[], Found], seconds: float = 60.0, pause:
             return found
         assert time.monotonic() < deadline, f"{what} did not come within {seconds} s"
         time.sleep(pause)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Site(ABC):
@@ -148,8 +141,9 @@ class Platform(Site):
         }[name]
         assert self.process is not None
         for child in psutil.Process(self.process.pid).children(recursive=True):
-            if words in " ".join(child.cmdline()):
-                return child.pid
+            with suppress(psutil.Error):  # one that has just ended
+                if words in " ".join(child.cmdline()):
+                    return child.pid
         raise AssertionError(f"no {name} process")
 
     def kill(self, name: str) -> None:
@@ -237,9 +231,10 @@ class Person:
         return bool(servers.get("", {}).get("ready"))
 
     def stop_server(self) -> None:
-        """Stop the default server and wait until its lease has ended."""
+        """Stop the default server and wait until its lease has ended, and the hub would start another."""
         assert self.hub("DELETE", f"/users/{self.name}/server").status_code in {202, 204}
         wait_for("the settled lease", lambda: self.leases()[0]["state"] != "open", 60)
+        wait_for("the server's end", lambda: "" not in self.hub("GET", f"/users/{self.name}").json()["servers"], 60)
 
     def leases(self) -> list[dict[str, Any]]:
         leases: list[dict[str, Any]] = self.call("GET", "/leases").json()["leases"]

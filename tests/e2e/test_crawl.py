@@ -16,8 +16,9 @@ import pytest
 from allocations.api.identity import Scope
 from allocations.app import PREFIX
 from tests.e2e.crawler import HOME, Crawl, open_browser_as, page_routes, route_of
-from tests.e2e.platform import ROOT, Platform, free_port
+from tests.e2e.platform import ROOT, Platform
 from tests.e2e.populated import PASSWORD, ROLES, populate, write_accounts
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

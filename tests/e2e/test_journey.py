@@ -13,6 +13,7 @@ import pytest
 from playwright.sync_api import TimeoutError as PlaywrightTimeoutError
 from playwright.sync_api import expect
 
+from tests.e2e.conftest import new_context
 from tests.e2e.notebooks import notebook
 from tests.e2e.platform import ROOT, wait_for
 
@@ -36,7 +37,7 @@ def pages(platform: Platform, browser: Browser) -> Iterator[Any]:
     contexts = []
 
     def open_as(name: str) -> Page:
-        context = browser.new_context(base_url=platform.url, viewport={"width": 1200, "height": 900})
+        context = new_context(browser, base_url=platform.url, viewport={"width": 1200, "height": 900})
         contexts.append(context)
         page = context.new_page()
         page.goto("/")
@@ -60,7 +61,7 @@ def researcher(platform: Platform) -> Person:
 
 
 def test_1_sign_in_accept_the_agreement_once_and_have_an_entry_allocation(platform: Platform, browser: Browser) -> None:
-    context = browser.new_context(base_url=platform.url)
+    context = new_context(browser, base_url=platform.url)
     page = context.new_page()
     page.goto("/")
     page.get_by_label("User name").fill("researcher")
@@ -107,7 +108,8 @@ def test_2_start_a_server_run_a_cell_and_be_charged_to_the_second(
     expect(home.locator("main")).to_contain_text("Small", ignore_case=True)
     [lease] = [one for one in researcher.leases() if one["state"] == "open"]
     assert lease["held_microcredits"] == 13 * 900
-    home.goto("/hub/home")
+    # The button works when the page's scripts have come.
+    home.goto("/hub/home", wait_until="networkidle")
     home.locator("#stop-default-server").click()
     wait_for("the settled lease", lambda: researcher.leases()[0]["state"] == "settled")
     lease = researcher.leases()[0]
@@ -157,13 +159,13 @@ def test_4_a_notebook_in_batch_from_the_command_line(
     platform: Platform, pages: Any, researcher: Person, tmp_path: Path
 ) -> None:
     entry = researcher.allocation("entry")["id"]
+    page = pages("researcher")
     submitted = platform.meridian(
         "batch", "submit", ROOT / "example-notebooks" / "wfi-cutouts.ipynb",
         "-p", "n_cutouts", "300", "--allocation", entry, "--size", "standard", "--json",
         token=researcher.token,
     )  # fmt: skip
     run = json.loads(submitted.stdout)["id"]
-    page = pages("researcher")
     page.goto(f"{HOME}runs/{run}")
     expect(page.locator("main")).to_contain_text("running", ignore_case=True, timeout=60_000)
     done = json.loads(platform.meridian("batch", "wait", run, "--json", token=researcher.token).stdout)
@@ -288,8 +290,8 @@ def test_6_axe_finds_nothing_and_nothing_scrolls_sideways_on_a_phone(
 ) -> None:
     axe = (ROOT / "node_modules/axe-core/axe.min.js").read_text()
     # Reading the page is the test's business, not the page's: its content policy is set aside for axe alone.
-    context = browser.new_context(
-        base_url=platform.url, viewport={"width": 360, "height": 740}, color_scheme=scheme, bypass_csp=True
+    context = new_context(
+        browser, base_url=platform.url, viewport={"width": 360, "height": 740}, color_scheme=scheme, bypass_csp=True
     )
     page = context.new_page()
     page.goto("/")

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import expect
 
 from hub.batch.client import BatchClient
+from tests.e2e.conftest import new_context
 from tests.e2e.kernels import execute, printed
 from tests.e2e.notebooks import notebook
 from tests.e2e.platform import wait_for
@@ -44,7 +45,7 @@ def researcher(platform: Platform) -> Person:
 @pytest.fixture
 def page(platform: Platform, browser: Browser, researcher: Person) -> Iterator[Page]:
     """A page of the researcher's, where no script may fail."""
-    context = browser.new_context(base_url=platform.url, viewport={"width": 1200, "height": 900})
+    context = new_context(browser, base_url=platform.url, viewport={"width": 1200, "height": 900})
     page = context.new_page()
     complaints: list[str] = []
     page.on("pageerror", lambda error: complaints.append(str(error)))

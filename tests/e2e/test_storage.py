@@ -17,6 +17,7 @@ import httpx
 import pytest
 from playwright.sync_api import expect
 
+from tests.e2e.conftest import new_context
 from tests.e2e.platform import ROOT, wait_for
 from tests.e2e.stored import PATIENCE_SECONDS, let_days_pass, make_old, measure_now, scratch_of, write_files
 
@@ -45,7 +46,7 @@ class Pages:
 
     def open_as(self, name: str, at: str) -> Page:
         """Sign somebody in, in a browser of their own, and open a page."""
-        context = self.browser.new_context(base_url=self.platform.url, viewport={"width": 1200, "height": 900})
+        context = new_context(self.browser, base_url=self.platform.url, viewport={"width": 1200, "height": 900})
         page = context.new_page()
         page.on("pageerror", lambda error: self.complaints.append(f"{name}: {error}"))
         page.goto("/")

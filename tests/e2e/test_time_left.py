@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from playwright.sync_api import expect
 
+from tests.e2e.conftest import new_context
 from tests.e2e.notebooks import notebook
 from tests.e2e.platform import Person, wait_for
 
@@ -35,7 +36,7 @@ def researcher(platform: Platform) -> Person:
 
 @pytest.fixture
 def page(platform: Platform, browser: Browser, researcher: Person) -> Iterator[Page]:
-    context = browser.new_context(base_url=platform.url, viewport={"width": 1200, "height": 900})
+    context = new_context(browser, base_url=platform.url, viewport={"width": 1200, "height": 900})
     page = context.new_page()
     page.goto("/hub/login?next=/hub/home")
     page.get_by_label("User name").fill("researcher")
@@ -44,14 +45,6 @@ def page(platform: Platform, browser: Browser, researcher: Person) -> Iterator[P
     page.wait_for_url("**/hub/home")
     yield page
     context.close()
-
-
-@pytest.fixture(autouse=True)
-def patience() -> Iterator[None]:
-    """JupyterLab takes its time to show and to take away, on a machine that does other things as well."""
-    expect.set_options(timeout=30_000)
-    yield
-    expect.set_options(timeout=None)
 
 
 def open_lab(page: Page) -> None:

@@ -44,12 +44,18 @@ IMPERSONATION: dict[str, tuple[str, str, object]] = {
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
-    """A hub on which ada has a server."""
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHub]:
     with running_hub(tmp_path_factory.mktemp("hub")) as running:
+        yield running
+
+
+@pytest.fixture
+def hub(running: RunningHub) -> RunningHub:
+    """A hub on which ada has a server, whichever test came before."""
+    if not server_of_ada(running).get("ready"):
         running.browser("ada").get("/hub/spawn", params={"opt-allocation": "a1", "opt-size": "small"})
         running.until(lambda: server_of_ada(running).get("ready"), 90)
-        yield running
+    return running
 
 
 def server_of_ada(hub: RunningHub) -> dict[str, object]:
@@ -126,7 +132,6 @@ def test_the_hubs_page_offers_what_an_administrator_may_do(hub: RunningHub, brow
 
 
 def test_an_administrator_sees_who_has_a_server_and_stops_it(hub: RunningHub) -> None:
-    """Here, for it ends the server."""
     page = hub.browser("chief").get("/hub/admin")
     assert page.status_code == 200
     assert re.search(r'aria-current="page"[^>]*>Hub<', page.text)

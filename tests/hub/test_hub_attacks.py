@@ -108,7 +108,8 @@ def test_a_code_of_the_pages_sign_in_serves_once(hub: RunningHub) -> None:  # no
     code = httpx.URL(answer.headers["Location"]).params["code"]
     exchange = client | {"client_secret": "ALLOCATIONS-token-0123456789", "grant_type": "authorization_code"}
     statuses = [
-        httpx.post(f"{hub.url}/hub/api/oauth2/token", data=exchange | {"code": code}).status_code for _ in range(2)
+        httpx.post(f"{hub.url}/hub/api/oauth2/token", data=exchange | {"code": code}, timeout=60).status_code
+        for _ in range(2)
     ]
     assert statuses == [200, 400]
 

@@ -77,7 +77,7 @@ def test_no_secret_of_the_platform_reaches_the_server(bench, tmp_path, monkeypat
         )
         await spawner.start()
         assert os.getsid(spawner.pid) == spawner.pid
-        assert await spawner.wait_for_death(5)
+        assert await spawner.wait_for_death(30)
         await bench.user.stop()
 
     asyncio.run(asyncio.wait_for(scenario(), 20))

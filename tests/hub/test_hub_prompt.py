@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 
 import pytest
 from jupyterhub import utils
 from jupyterhub.objects import Server
+
+from tests.ports import free_port
 
 PORT_ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -19,9 +20,7 @@ def server(bench) -> Server:
     made = Server(orm_server=spawner.server.orm_server)
     spawner.server = made
     assert spawner.server is made
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        made.ip, made.port = probe.getsockname()
+    made.ip, made.port = "127.0.0.1", free_port()
     return spawner.server
 
 

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import pytest
 from traitlets.config.loader import PyFileConfigLoader
 
 from tests.hub.fake_allocations import FakeAllocations
+from tests.ports import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -27,12 +27,6 @@ ROOT = Path(__file__).parents[2]
 PROXY = ROOT / "node_modules" / ".bin" / "configurable-http-proxy"
 CONFIG = ROOT / "hub" / "jupyterhub_config.py"
 TOKENS = {name: f"{name}-token-0123456789" for name in ("ALLOCATIONS", "SPAWNER", "BATCH", "WORKER", "METRICS")}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def hub_environment(directory: Path, **changes: str) -> dict[str, str]:
@@ -103,12 +97,12 @@ class RunningHub:
             self.hub = subprocess.Popen(
                 command, env=self.environment, stdout=log, stderr=log, cwd=self.log.parent, start_new_session=True
             )
-        self.until(lambda: httpx.get(f"{self.url}/hub/api/").status_code == 200, 90)
+        self.until(lambda: httpx.get(f"{self.url}/hub/api/", timeout=60).status_code == 200, 90)
 
     def stop_hub(self, sig: int = signal.SIGTERM) -> None:
         assert self.hub is not None
         self.hub.send_signal(sig)
-        self.hub.wait(30)
+        self.hub.wait(120)
 
     def until(self, condition, seconds: float = 30.0) -> None:
         deadline = time.monotonic() + seconds
@@ -181,15 +175,15 @@ def hub(tmp_path_factory):
 
 
 def test_pages_look_like_one_product_and_can_not_be_framed(hub):
-    page = httpx.get(f"{hub.url}/hub/login")
+    page = httpx.get(f"{hub.url}/hub/login", timeout=60)
     assert "Sign in to Meridian" in page.text
     assert "Local mode: for trying and for development" in page.text
     assert "frame-ancestors 'none'" in page.headers["Content-Security-Policy"]
     assert page.headers["X-Content-Type-Options"] == "nosniff"
-    styles = httpx.get(f"{hub.url}/hub/meridian/meridian.css")
+    styles = httpx.get(f"{hub.url}/hub/meridian/meridian.css", timeout=60)
     assert styles.headers["Content-Type"].startswith("text/css")
     assert "--m-accent" in styles.text
-    assert httpx.get(f"{hub.url}/hub/meridian/../jupyterhub_config.py").status_code == 404
+    assert httpx.get(f"{hub.url}/hub/meridian/../jupyterhub_config.py", timeout=60).status_code == 404
 
 
 def test_the_start_page_has_the_form_and_a_denial_comes_back_to_it(hub):
@@ -228,9 +222,9 @@ def test_the_worker_may_list_servers_and_stop_them_only(hub):
 
 
 def test_metrics_need_a_token(hub):
-    assert httpx.get(f"{hub.url}/hub/metrics").status_code == 403
+    assert httpx.get(f"{hub.url}/hub/metrics", timeout=60).status_code == 403
     headers = {"Authorization": f"token {TOKENS['METRICS']}"}
-    assert httpx.get(f"{hub.url}/hub/metrics", headers=headers).status_code == 200
+    assert httpx.get(f"{hub.url}/hub/metrics", headers=headers, timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -252,7 +246,7 @@ def test_a_token_of_the_allocations_pages_carries_what_its_person_may_do(hub, na
         "code": code,
         "redirect_uri": redirect,
     }
-    token = httpx.post(f"{hub.url}/hub/api/oauth2/token", data=exchange).json()["access_token"]
+    token = httpx.post(f"{hub.url}/hub/api/oauth2/token", data=exchange, timeout=60).json()["access_token"]
     scopes = hub.api(token).get("/user").json()["scopes"]
     expected = {f"custom:allocations:{part}" for part in {"read", "request"} | more} | {"custom:batch:run"}
     assert {scope for scope in scopes if scope.startswith("custom:")} == expected

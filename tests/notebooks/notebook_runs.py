@@ -15,6 +15,7 @@ from hub.batch.record import OURS
 ROOT = Path(__file__).parents[2]
 EXAMPLE_NOTEBOOKS = ROOT / "example-notebooks"
 KERNEL_START_SECONDS = 300
+OUTPUT_LAG_SECONDS = 60
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ def run(name: str, output: Path, **parameters: Any) -> NotebookRun:
         cwd=str(output),
         progress_bar=False,
         start_timeout=KERNEL_START_SECONDS,
+        # As the platform runs it.
+        iopub_timeout=OUTPUT_LAG_SECONDS,
     )
     return NotebookRun(book, output)
 

@@ -20,6 +20,7 @@ import nbformat
 from tests.notebooks.notebook_runs import (
     EXAMPLE_NOTEBOOKS,
     KERNEL_START_SECONDS,
+    OUTPUT_LAG_SECONDS,
     ROOT,
     NotebookRun,
     kernel_environment,
@@ -44,18 +45,18 @@ def pipeline_python() -> Path:
 
 def run_in_pipeline(name: str, output: Path, **parameters: Any) -> NotebookRun:
     """Run a notebook where the pipeline is installed, with its defaults but for these parameters, into a folder."""
-    python, executed = pipeline_python(), output / "executed.ipynb"
-    values = json.dumps({"output_dir": str(output), **parameters})
-    command = [python, "-m", "papermill", EXAMPLE_NOTEBOOKS / f"{name}.ipynb", executed, "--parameters_yaml", values]
-    options = ["--no-progress-bar", "--start-timeout", str(KERNEL_START_SECONDS)]
-    done = subprocess.run(
-        [*map(str, command), *options],
-        cwd=output,
-        env=os.environ | kernel_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    executed = output / "executed.ipynb"
+    terms = {
+        "input_path": str(EXAMPLE_NOTEBOOKS / f"{name}.ipynb"),
+        "output_path": str(executed),
+        "parameters": {"output_dir": str(output), **parameters},
+        "cwd": str(output),
+        "progress_bar": False,
+        "start_timeout": KERNEL_START_SECONDS,
+        "iopub_timeout": OUTPUT_LAG_SECONDS,
+    }
+    code = f"import json, papermill; papermill.execute_notebook(**json.loads({json.dumps(terms)!r}))"
+    done = python_in_pipeline(code, {})
     assert done.returncode == 0, done.stderr[-4000:]
     return NotebookRun(nbformat.read(executed, 4), output)
 

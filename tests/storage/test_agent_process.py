@@ -34,6 +34,7 @@ from allocations.storage.rights import CAPABILITIES, FILES
 from allocations.storage.settings import StorageSettings
 from tests.allocations.conftest import Bench, TestClock, database_url, postgres_server
 from tests.fresh import POLICIES, shipped_policy
+from tests.ports import free_port
 from tests.storage.file_systems import done_by, mounted, run
 
 if TYPE_CHECKING:
@@ -126,14 +127,6 @@ class Site:
 
     def log(self, name: str) -> Path:
         return self._directory / f"{name}.log"
-
-
-def free_port() -> int:
-    import socket  # noqa: PLC0415  # here only
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_until(what: str, is_so: Any) -> None:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.slow
 TIMEOUT_MS = 30_000
-expect.set_options(timeout=TIMEOUT_MS)
 
 
 @contextmanager

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sys
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from tests.cluster.chaos.parts import Child, Part, PostgresPart, control_plane
 from tests.cluster.chaos.people import PASSWORD
 from tests.cluster.kube_bench import PREFIX, write_policies
 from tests.hub.test_hub_running import PROXY
+from tests.ports import free_port
 from tests.postgres import postgres_of_its_own
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def running_platform(cluster: Cluster, folder: Path) -> Iterator[Platform]:
 
 
 def _children(cluster: Cluster, folder: Path, database_url: str) -> tuple[list[Child], str]:
-    public, proxy_api, hub, service, *metrics = free_ports(7)
+    public, proxy_api, hub, service, *metrics = (free_port() for _ in range(7))
     hub_url = f"http://{cluster.host}:{hub}"
     service_url = f"http://127.0.0.1:{service}"
     common = {name: os.environ[name] for name in ("PATH", "HOME", "KUBECONFIG")}
@@ -202,24 +202,6 @@ def _children(cluster: Cluster, folder: Path, database_url: str) -> tuple[list[C
         ),
     ]
     return children, f"http://127.0.0.1:{public}"
-
-
-def free_ports(number: int) -> list[int]:
-    """Ports that no connection takes for its own while their listener is dead."""
-    lowest_of_connections = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    ports = []
-    for port in range(lowest_of_connections - 1, 1024, -1):
-        with socket.socket() as probe:
-            # A listener that was killed leaves connections that are to time out.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("", port))
-            except OSError:
-                continue
-        ports.append(port)
-        if len(ports) == number:
-            break
-    return ports
 
 
 def _hub_settings(cluster: Cluster) -> dict[str, dict[str, object]]:
