@@ -34,6 +34,8 @@ CONFLICT = 409
 TOO_MANY_REQUESTS = 429
 INTERNAL_SERVER_ERROR = 500
 STATUS_UNKNOWN = 1
+# The version from which KubeSpawner's reflector lists after a failure.
+ANEW = "0"
 FIRST_PAUSE_SECONDS = 1.0
 # A start looks at its pod after so long even if no change was noted: the reflector may have been replaced.
 LOOK_ANYWAY_SECONDS = 5.0
@@ -48,10 +50,14 @@ _awaited: dict[str, asyncio.Event] = {}
 
 @dataclass(slots=True)
 class _Seen:
-    """A leased pod as it was watched: whether this process has seen it alive, and since when it is over."""
+    """A leased pod as it was watched: whether this process has seen it alive, and since when it is over.
+
+    is_closed: whether its server is being stopped for that end.
+    """
 
     alive: bool = False
     ended_at: datetime | None = None
+    is_closed: bool = False
 
 
 class PodEnds:
@@ -64,7 +70,7 @@ class PodEnds:
     def see(self, pod: Mapping[str, Any], heard_at: datetime | None = None) -> None:
         """Take note of a pod as the API server shows it now; `heard_at`, when it last told of pods before that."""
         seen = self._of(pod)
-        if seen is None:
+        if seen is None or seen.is_closed:
             return
         now = heard_at or utc_now()
         end = pod_end(pod, utc_now())
@@ -83,6 +89,14 @@ class PodEnds:
         seen = self._of(pod)
         if seen is not None and seen.ended_at is None:
             seen.ended_at = heard_at or utc_now()
+
+    def close(self, lease_id: str) -> None:
+        """Keep the end that is known of a lease's pod, for its server is being stopped for it.
+
+        A container that its node starts again meanwhile is not used.
+        """
+        if (seen := self._seen.get(lease_id)) is not None and seen.ended_at is not None:
+            seen.is_closed = True
 
     def end_of(self, lease_id: str) -> datetime | None:
         """When the pod of a lease ended; None while it runs, and where it ended unobserved and does not say when."""
@@ -132,11 +146,14 @@ class LeasePodReflector(PodReflector):
     resources: dict[str, Any]
 
     async def _list_and_update(self, resource_version: str | None = None) -> str:
-        before = self.resources
+        before, now = self.resources, utc_now()
         version: str = await super()._list_and_update(resource_version)
         # The API server may have been away for minutes: what has ended meanwhile ran until it was last told of, or a
         # little longer, and is not charged for the rest.
         heard_at = before.heard_at if isinstance(before, _WatchedPods) else None
+        if heard_at is not None and resource_version not in {None, ANEW}:
+            # Its watch has ended in good order, and has told of every change until now.
+            heard_at = now
         for name, pod in before.items():
             if lease_of(self.resources.get(name)) != lease_of(pod):
                 self.ends.miss(pod, heard_at)
@@ -195,8 +212,10 @@ class ObservedKubeSpawner(KubeSpawner):
         if pod_end(pod, utc_now()) is None:
             status: int | None = await super().poll()
             return status
-        if LeasePodReflector.ends.end_of(lease_of(pod) or "") is None:
+        lease_id = lease_of(pod) or ""
+        if LeasePodReflector.ends.end_of(lease_id) is None:
             await self.note_unobserved_end()
+        LeasePodReflector.ends.close(lease_id)
         if self.delete_stopped_pods:
             await self.stop(now=True)
         return _exit_status(pod)

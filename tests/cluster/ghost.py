@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from kubernetes.client import CoreV1Api
 
-POD_SECONDS = 60
+POD_SECONDS = 300
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class GhostNode:
         deadline = time.monotonic() + POD_SECONDS
         while not self._has(namespace, pod):
             assert time.monotonic() < deadline, f"{pod} is not scheduled to {self.name}"
+            self.beat()
             time.sleep(0.2)
         self.beat()
         container = {

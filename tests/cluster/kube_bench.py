@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,10 +50,13 @@ SIZES = [
     {"name": "tiny", "title": "Tiny", "cores": 1, "memory_gib": 1},
     {"name": "gpu", "title": "GPU", "cores": 1, "memory_gib": 1, "gpus": 1, "gpu_type": GPU_TYPE},
 ]
+NOT_FOUND = 404
 NO_SUCH_IMAGE = "meridian.test/no-such-image:1"
 # Between two watches: an API server that is away is asked now and then.
 PAUSE_SECONDS = 0.1
-END_SECONDS = 20
+END_SECONDS = 60
+# A node starts one pod after another, and pulls one image at a time; others may use it.
+PATIENCE_SECONDS = 240
 FOREVER = ["python3", "-c", "import time; time.sleep(10_000)"]
 
 
@@ -97,6 +100,7 @@ class Witness:
         self.evicted: dict[str, datetime] = {}
         self.unready: dict[str, datetime] = {}
         self._ended: set[tuple[str, int]] = set()
+        self._gone: set[str] = set()
 
     @contextmanager
     def looking(self) -> Iterator[Witness]:
@@ -106,7 +110,7 @@ class Witness:
         self._watch.stop()
 
     def has_seen_end(self, lease: LeaseView) -> bool:
-        """Whether it was shown how a lease's container ended; the watch may tell of it after a list of the pods has.
+        """Whether it was shown how a lease's container ended; others may have heard of it before this watch.
 
         A pod that is removed as soon as its runner has left a result may be shown as not ready at the most.
         """
@@ -115,36 +119,61 @@ class Witness:
             return any(ended == lease.id for ended, _ in self._ended)
 
         until = time.monotonic() + END_SECONDS
-        while not seen() and time.monotonic() < until:
+        while not seen() and lease.id not in self._gone and time.monotonic() < until:
             time.sleep(PAUSE_SECONDS)
         return seen()
+
+    def shows(self, lease: LeaseView, seconds: int) -> bool:
+        """Whether a lease's container was shown to run for so many whole seconds.
+
+        By its end, or by when its pod was not ready any more: of a pod that is deleted that is all that is shown a
+        moment later.
+        """
+        self.has_seen_end(lease)
+        ends = {self.finished.get(lease.id), self.unready.get(lease.id)} - {None}
+        return seconds in {self._seconds_until(end, lease) for end in ends if end}
 
     def seconds(self, lease: LeaseView) -> int:
         """For how many whole seconds the container of a lease ran.
 
         The API server cuts the start off to the second, and so may show it as before the lease was there.
         """
+        self.has_seen_end(lease)
         return self._seconds_until(self.finished[lease.id], lease)
-
-    def seconds_ready(self, lease: LeaseView) -> int | None:
-        """The same until its pod was not ready any more: all that is shown of an end to who looks a moment later."""
-        unready = self.unready.get(lease.id)
-        return None if unready is None else self._seconds_until(unready, lease)
 
     def _seconds_until(self, end: datetime, lease: LeaseView) -> int:
         return int((end - max(self.started[lease.id], datetime.fromisoformat(lease.acquired_at))).total_seconds())
 
     def _look(self) -> None:
         # A watch is cut off with the API server that serves it, and goes on where it was.
+        since: dict[str, Any] = {}
         while not self._stopped.is_set():
-            with suppress(HTTPError, client.ApiException):
-                for event in self._watch.stream(self._core.list_namespaced_pod, self._namespace, timeout_seconds=60):
-                    self._note(event["object"])
+            try:
+                watching = self._watch.stream(
+                    self._core.list_namespaced_pod, self._namespace, timeout_seconds=60, **since
+                )
+                for event in watching:
+                    if event["object"] is not None:
+                        self._note(event["object"], is_gone=event["type"] == "DELETED")
+                since = {"resource_version": self._watch.resource_version} if self._watch.resource_version else {}
+            except HTTPError:
+                since = {"resource_version": self._watch.resource_version} if self._watch.resource_version else {}
+            except client.ApiException:
+                # What was before is not known any more: from now on.
+                self._watch.resource_version, since = None, {}
             self._stopped.wait(PAUSE_SECONDS)
 
-    def _note(self, pod: Any) -> None:
+    def _note(self, pod: Any, *, is_gone: bool) -> None:
         lease = (pod.metadata.annotations or {}).get(LEASE, pod.metadata.name)
         self.pods[lease] = pod
+        self._note_status(pod, lease)
+        if is_gone:
+            if lease in self.started and pod.metadata.deletion_timestamp is not None:
+                # A pod that was removed without its node shows nothing else.
+                self.finished.setdefault(lease, pod.metadata.deletion_timestamp)
+            self._gone.add(lease)
+
+    def _note_status(self, pod: Any, lease: str) -> None:
         if pod.status.reason == "Evicted":
             # The status says that, not when.
             self.evicted.setdefault(lease, datetime.now(UTC))
@@ -190,7 +219,7 @@ class KubeBench:
         def make(name: str = "", size: str = "tiny", image: str = "lab", **traits: Any) -> KubeAllocationSpawner:
             config = Config()
             config.KubeSpawner.namespace = self.cluster.namespace
-            config.KubeSpawner.start_timeout = 60
+            config.KubeSpawner.start_timeout = PATIENCE_SECONDS
             config.KubeSpawner.cmd = FOREVER
             options = {"allocation": self.allocation, "size": size, "image": image} | traits.pop("options", {})
             if name not in self.user.orm_user.orm_spawners:
@@ -263,7 +292,7 @@ class KubeBench:
             pods = self.cluster.core.list_namespaced_pod(spawner.namespace).items
             return spawner.pod_name not in {pod.metadata.name for pod in pods}
 
-        await exponential_backoff(gone, "the pod stays", timeout=60, max_wait=0.5)
+        await exponential_backoff(gone, "the pod stays", timeout=PATIENCE_SECONDS, max_wait=0.5)
 
     async def until_ended(self, spawner: KubeAllocationSpawner) -> None:
         """Poll as the hub does, only more often, until the server has ended."""
@@ -271,14 +300,15 @@ class KubeBench:
         async def ended() -> bool:
             return await spawner.poll() is not None
 
-        await exponential_backoff(ended, "the server runs on", timeout=240, max_wait=0.5)
+        await exponential_backoff(ended, "the server runs on", timeout=PATIENCE_SECONDS, max_wait=0.5)
 
     def assert_charged_as_shown(self) -> None:
         """Every lease is settled with exactly the seconds that the API server showed, and the audit finds nothing."""
         assert self.leases()
         for lease in self.leases():
-            charge = self.witness.seconds(lease) * lease.microcredits_per_second
-            assert (lease.state, lease.charged_microcredits) == ("settled", charge)
+            seconds, rest = divmod(lease.charged_microcredits, lease.microcredits_per_second)
+            assert (lease.state, rest) == ("settled", 0)
+            assert self.witness.shows(lease, seconds), (seconds, self.witness.seconds(lease), lease)
         self.assert_clean()
 
     def assert_clean(self) -> None:
@@ -286,6 +316,16 @@ class KubeBench:
         with self.services.database.read() as connection:
             assert audit_ledger(connection).violations == ()
         assert not [lease for lease in self.leases() if lease.held_microcredits]
+
+
+@contextmanager
+def unless_gone() -> Iterator[None]:
+    """Do something to what may be gone by itself by now."""
+    try:
+        yield
+    except client.ApiException as error:
+        if error.status != NOT_FOUND:
+            raise
 
 
 @contextmanager
@@ -307,6 +347,7 @@ def kube_bench(cluster: Cluster, directory: Path, longest_session_seconds: int =
         bench = KubeBench(cluster, witness, services, httpx.ASGITransport(app), user, allocation, directory)
         yield bench
     for pod in cluster.core.list_namespaced_pod(cluster.namespace).items:
-        cluster.core.delete_namespaced_pod(pod.metadata.name, cluster.namespace, grace_period_seconds=0)
+        with unless_gone():
+            cluster.core.delete_namespaced_pod(pod.metadata.name, cluster.namespace, grace_period_seconds=0)
     hub_database.close()
     database.dispose()

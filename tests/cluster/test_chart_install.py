@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
     from tests.cluster.conftest import Cluster
 
-pytestmark = pytest.mark.cluster
+# The controllers of a cluster take minutes after it was out of order.
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1200)]
 
 FORBIDDEN = 403
 # An installation of which nothing needs an image to be proven.

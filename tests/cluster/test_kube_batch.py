@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 import uuid
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from allocations.runs.service import Submission
 from hub.batch.files import RunDirectory
 from tests.batch.batch_harness import ROOT, notebook, wait_for
 from tests.cluster.ghost import ghost_node
-from tests.cluster.kube_bench import PREFIX, SpawnerIdentity, Witness, write_policies
+from tests.cluster.kube_bench import PREFIX, SpawnerIdentity, Witness, unless_gone, write_policies
 from tests.serving import serving
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ CELL = f"""
 import time
 if x == {FAILS}:
     raise ValueError("not with seven")
-time.sleep(300 if x == {CANCELLED} else 8 if x == {KILLED} else 0.5)
+time.sleep(300 if x == {CANCELLED} else 30 if x == {KILLED} else 0.5)
 print("squared:", x * x)
 """
 
@@ -168,9 +168,10 @@ class BatchBench:
         later of a pod that is deleted; otherwise as it was charged, within a second of that, or of its own times.
         """
         charged_seconds = lease.charged_microcredits // lease.microcredits_per_second
+        if self.witness.shows(lease, charged_seconds):
+            return charged_seconds
         if self.witness.has_seen_end(lease):
-            is_of_deleted = charged_seconds == self.witness.seconds_ready(lease)
-            return charged_seconds if is_of_deleted else self.witness.seconds(lease)
+            return self.witness.seconds(lease)
         if lease.id in self.witness.finished:
             assert abs(charged_seconds - self.witness.seconds(lease)) <= 1, lease
             return charged_seconds
@@ -231,11 +232,12 @@ def bench(cluster: Cluster, tmp_path: Path, hub_environment: None) -> Iterator[B
 def remove_all(bench: BatchBench) -> None:
     namespace = bench.cluster.namespace
     for job in bench.jobs.list_namespaced_job(namespace).items:
-        bench.jobs.patch_namespaced_job(job.metadata.name, namespace, {"spec": {"parallelism": 0}})
-        bench.jobs.delete_namespaced_job(job.metadata.name, namespace, propagation_policy="Background")
+        with unless_gone():
+            bench.jobs.patch_namespaced_job(job.metadata.name, namespace, {"spec": {"parallelism": 0}})
+            bench.jobs.delete_namespaced_job(job.metadata.name, namespace, propagation_policy="Background")
     for pod in bench.cluster.core.list_namespaced_pod(namespace, label_selector="meridian/run").items:
-        bench.cluster.core.patch_namespaced_pod(pod.metadata.name, namespace, {"metadata": {"finalizers": None}})
-        with suppress(client.ApiException):
+        with unless_gone():
+            bench.cluster.core.patch_namespaced_pod(pod.metadata.name, namespace, {"metadata": {"finalizers": None}})
             bench.cluster.core.delete_namespaced_pod(pod.metadata.name, namespace, grace_period_seconds=0)
 
 
@@ -287,11 +289,12 @@ def test_an_image_that_cannot_be_had_costs_nothing_and_is_not_tried_for_ever(ben
 
 
 def test_without_a_batch_process_a_pod_ends_at_the_end_of_its_lease_and_nothing_is_lost(bench: BatchBench) -> None:
-    run = bench.submit(notebook("print('early')", "import time; time.sleep(600)"), max_seconds=25)
+    run = bench.submit(notebook("print('early')", "import time; time.sleep(600)"), max_seconds=120)
     bench.start_executor()
     bench.wait_running(run.id, 2)
     bench.end_executor()
     wait_for(lambda: bench.pods_of(run.id)[0].status.phase in {"Failed", "Succeeded"}, BUSY_SECONDS)
+    assert bench.pods_of(run.id)[0].status.reason == "DeadlineExceeded"
     bench.start_executor()
     (ended,) = bench.wait_ended(run.id)
     assert (ended.state, ended.attempt) == ("timed_out", 1)
@@ -299,7 +302,12 @@ def test_without_a_batch_process_a_pod_ends_at_the_end_of_its_lease_and_nothing_
     assert "early" in bench.file(run.id, OUTPUT)
     # The pod may live as long as its lease, which had begun before it.
     (lease,) = bench.services.reports.leases_of("ada", 100)
-    assert 20 <= lease.charged_microcredits / lease.microcredits_per_second <= 25
+    charged_seconds = lease.charged_microcredits // lease.microcredits_per_second
+    acquired_at, latest_end_at = map(datetime.fromisoformat, (lease.acquired_at, lease.latest_end_at))
+    ran = latest_end_at - max(bench.witness.started[lease.id], acquired_at)
+    # A node takes its time to end a container; the lease has ended then.
+    assert charged_seconds == int(ran.total_seconds()) or bench.witness.shows(lease, charged_seconds)
+    assert charged_seconds <= 120
 
 
 def test_a_run_on_a_node_that_is_lost_is_tried_again_without_a_charge(bench: BatchBench) -> None:
@@ -310,8 +318,12 @@ def test_a_run_on_a_node_that_is_lost_is_tried_again_without_a_charge(bench: Bat
     with ghost_node(core, name) as node:
         run = bench.submit(notebook("1"))
         bench.start_executor(node_selector={"ghost": name}, tolerations=tolerations)
-        wait_for(lambda: bench.pods_of(run.id), BUSY_SECONDS)
-        (pod,) = bench.pods_of(run.id)
+
+        def pods() -> list[Any]:
+            node.beat()
+            return bench.pods_of(run.id)
+
+        (pod,) = wait_for(pods, BUSY_SECONDS)
         node.run_pod(bench.cluster.namespace, pod.metadata.name)
         # The first thing that a runner does on a node that exists. From here on nobody tells of this one any more.
         assert RunDirectory.of(bench.directory / "runs", run.id).claim(1, pod.metadata.name)

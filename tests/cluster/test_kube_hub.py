@@ -49,7 +49,7 @@ class RunningHub:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(30)
 
-    def until(self, condition: Callable[[], object], seconds: float = 120) -> None:
+    def until(self, condition: Callable[[], object], seconds: float = 300) -> None:
         deadline = time.monotonic() + seconds
         while True:
             try:

@@ -74,7 +74,7 @@ def test_each_way_to_end_has_its_own_code(bench: BatchBench) -> None:  # noqa: F
     died = submit(bench, notebook("import os; os.kill(os.getpid(), 11)"))
     memory = submit(bench, notebook(f"block = bytearray({mebibytes * 8} * 2**20)"))
     killed = submit(bench, notebook(TOO_MUCH.format(mebibytes=mebibytes)))
-    slow = submit(bench, notebook("import time; time.sleep(600)"), max_seconds=30)
+    slow = submit(bench, notebook("import time; time.sleep(600)"), max_seconds=90)
     ended = bench.wait_ended(died.id, memory.id, killed.id, slow.id)
     assert [run.end_code for run in ended] == ["kernel_died", "out_of_memory", "out_of_memory", "timed_out"]
     assert all(run.remedy for run in ended)
@@ -86,7 +86,7 @@ def test_a_pod_gets_its_secrets_and_no_object_of_the_cluster_has_them(bench: Bat
     value = f"s3cret-{os.urandom(8).hex()}"
     bench.services.secrets.put("ada", "SURVEY_TOKEN", value)
     bench.start_executor()
-    code = "import os, time\nprint('length', len(os.environ['SURVEY_TOKEN']))\ntime.sleep(5)"
+    code = "import os, time\nprint('length', len(os.environ['SURVEY_TOKEN']))\ntime.sleep(30)"
     run = submit(bench, notebook(code), environment=("SURVEY_TOKEN",))
     bench.wait_running(run.id, 1)
     api = bench.cluster.core.api_client

@@ -16,6 +16,7 @@ from allocations.db.idempotency import IdempotencyKey
 from allocations.runs.models import RunFilter, RunState
 from allocations.runs.sweeps import Retry, SweepSubmission
 from tests.batch.batch_harness import notebook, wait_for
+from tests.cluster.kube_bench import unless_gone
 from tests.cluster.test_kube_batch import BUSY_SECONDS, BatchBench, bench  # noqa: F401  # a fixture
 
 if TYPE_CHECKING:
@@ -71,9 +72,12 @@ def kill_a_pod(bench: BatchBench, sweep: SweepView, chosen: random.Random) -> bo
     """Delete the pod of one of the runs that are under way; whether there was one."""
     running = [run for run in runs_of(bench, sweep) if run.state is RunState.RUNNING]
     pods = bench.pods_of(chosen.choice(running).id) if running else []
+    killed = False
     for pod in pods:
-        bench.cluster.core.delete_namespaced_pod(pod.metadata.name, bench.cluster.namespace, grace_period_seconds=0)
-    return bool(pods)
+        with unless_gone():
+            bench.cluster.core.delete_namespaced_pod(pod.metadata.name, bench.cluster.namespace, grace_period_seconds=0)
+            killed = True
+    return killed
 
 
 def assert_charged_as_shown(bench: BatchBench, *sweeps: SweepView) -> None:  # noqa: F811

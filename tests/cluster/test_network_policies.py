@@ -19,6 +19,7 @@ from kubernetes import client
 from hub.spawner.manifests import LEASE
 from tests.chart.rendering import CHART, FULL_NAME, NAME, TRIAL, documents
 from tests.cluster.namespaces import make_namespace
+from tests.e2e.platform import wait_for
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ def test_a_pod_reaches_what_it_needs_and_nothing_else(neighbourhood: Neighbourho
 
 
 def test_a_server_finds_the_hub_by_its_name(neighbourhood: Neighbourhood) -> None:
-    assert neighbourhood.reached_from("server", {"hub by its name"})
+    wait_for("the name", lambda: neighbourhood.reached_from("server", {"hub by its name"}), SETTLE_SECONDS)
 
 
 def test_every_road_leads_somewhere(neighbourhood: Neighbourhood) -> None:

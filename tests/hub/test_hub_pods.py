@@ -49,8 +49,11 @@ def test_a_pod_that_vanishes_while_it_is_watched_ended_then():
 
 
 @pytest.mark.parametrize("after", [[], [pod({}, "Failed")], [pod(lease="lease-2")]], ids=["gone", "failed", "another"])
-def test_a_pod_that_ended_while_the_api_server_was_away_ran_until_that_was_last_heard(monkeypatch, after):
-    """Not until it answered again: those minutes are nobody's."""
+@pytest.mark.parametrize(("version", "until_minute"), [("0", 2), ("1", 5)], ids=["away", "watched"])
+def test_a_pod_that_ended_between_two_watches_ran_until_the_api_server_was_last_heard(
+    monkeypatch, after, version, until_minute
+):
+    """Not until it answered again, where it was away: those minutes are nobody's."""
     clock = [datetime(2026, 11, 21, 12, 1, tzinfo=UTC)]
     monkeypatch.setattr("hub.spawner.pods.utc_now", lambda: clock[0])
     monkeypatch.setattr(LeasePodReflector, "ends", PodEnds())
@@ -63,12 +66,12 @@ def test_a_pod_that_ended_while_the_api_server_was_away_ran_until_that_was_last_
     monkeypatch.setattr(PodReflector, "_list_and_update", list_pods)
     reflector = LeasePodReflector.__new__(LeasePodReflector)
     asyncio.run(reflector._list_and_update())
-    clock[0] = heard_at = datetime(2026, 11, 21, 12, 2, tzinfo=UTC)
+    clock[0] = datetime(2026, 11, 21, 12, 2, tzinfo=UTC)
     reflector.resources["ns/p"] = pod()
     clock[0] = datetime(2026, 11, 21, 12, 5, tzinfo=UTC)
     assert LeasePodReflector.ends.end_of("lease-1") is None
-    asyncio.run(reflector._list_and_update())
-    assert LeasePodReflector.ends.end_of("lease-1") == heard_at
+    asyncio.run(reflector._list_and_update(version))
+    assert LeasePodReflector.ends.end_of("lease-1") == datetime(2026, 11, 21, 12, until_minute, tzinfo=UTC)
 
 
 def test_a_container_that_runs_again_has_not_ended():
@@ -76,6 +79,16 @@ def test_a_container_that_runs_again_has_not_ended():
     ends.see(pod(OVER))
     ends.see(pod(AGAIN))
     assert ends.end_of("lease-1") is None
+
+
+def test_a_container_that_runs_again_while_its_server_is_stopped_ended_when_it_was_seen_to():
+    ends = PodEnds()
+    ends.close("lease-1")
+    ends.see(pod(OVER))
+    ends.close("lease-1")
+    ends.see(pod(AGAIN))
+    ends.miss(pod(AGAIN))
+    assert ends.end_of("lease-1") == datetime(2026, 11, 21, 12, 1, tzinfo=UTC)
 
 
 def test_an_end_that_nobody_watched_and_nothing_tells_is_not_made_up():

@@ -37,7 +37,7 @@ READY_SECONDS = 180
 # For a platform that answers; then the blow falls all the same.
 WAIT_SECONDS = 40
 # A pod that waits for a dead hub's spawner, a lease that expires, a job that is lost: each is over by then.
-SETTLE_SECONDS = 150
+SETTLE_SECONDS = 600
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(MINUTES * 60 + 3600)]
 
