@@ -245,7 +245,7 @@ def waiting_sentence(awaited: Sequence[ChainedRun], condition: Condition) -> str
     unmet = [one for one in awaited if one.state not in met]
     if not unmet:
         return None
-    named = ", ".join(f"{one.run or one.sweep} ({one.name})" for one in unmet[:NAMED_MAX])
+    named = ", ".join(f"{one.id} ({one.name})" for one in unmet[:NAMED_MAX])
     more = f" and {len(unmet) - NAMED_MAX} more" if len(unmet) > NAMED_MAX else ""
     what = "succeeded" if condition is Condition.SUCCEEDED else "ended"
     kinds = {_kind(one) for one in unmet}
@@ -261,6 +261,6 @@ def _kind(awaited: ChainedRun) -> str:
 def _in_vain(awaited: ChainedRun) -> RunError:
     return RunError(
         name=AWAITED_FAILED,
-        message=f"The {_kind(awaited)} {awaited.run or awaited.sweep} ({awaited.name}), for whose success this one "
+        message=f"The {_kind(awaited)} {awaited.id} ({awaited.name}), for whose success this one "
         f"waited, {_ENDS[awaited.state]}. Nothing was executed and nothing was charged.",
     )

@@ -158,6 +158,10 @@ class ChainedRun(View):
     name: str
     state: RunState
 
+    @property
+    def id(self) -> str:
+        return self.run or self.sweep or ""
+
 
 class RunView(View):
     """A run as the API and the pages show it."""

@@ -192,9 +192,7 @@ class SweepService:
             again = self._again(failed, retry.size, max_seconds)
             self.runs.secrets.require(connection, person, json.loads(sweep.environment or "[]"))
             if sweep.waits_for is not None:
-                after = {
-                    one.sweep or one.run or "": one for one in self.chains.awaited(connection, [sweep_id])[sweep_id]
-                }
+                after = {one.id: one for one in self.chains.awaited(connection, [sweep_id])[sweep_id]}
                 require_awaited(list(after), after, sweep.waits_for)
             for one in {(run.size, run.max_seconds): run for run in again}.values():
                 request = LeaseRequest(

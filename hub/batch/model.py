@@ -96,6 +96,10 @@ class ChainedRun:
     state: str
     sweep: str | None = None
 
+    @property
+    def id(self) -> str:
+        return self.run or self.sweep or ""
+
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ChainedRun:
         return cls(data.get("run"), data.get("name") or "", data["state"], data.get("sweep"))

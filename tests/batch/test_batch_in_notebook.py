@@ -117,7 +117,7 @@ def test_a_run_from_a_notebook_takes_the_terms_of_every_run(service: RealService
     )
     assert (second.environment, second.output, second.retries) == (("TOKEN",), "home:made", 1)
     assert (second.waits_for, [one.run for one in second.after]) == ("succeeded", [first.id])
-    assert (third.waits_for, {one.run or one.sweep for one in third.after}) == (
+    assert (third.waits_for, {one.id for one in third.after}) == (
         "ended",
         {first.id, second.id, sweep.id},
     )
