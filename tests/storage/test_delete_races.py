@@ -15,10 +15,10 @@ import threading
 import pytest
 
 from allocations.storage.archive.stores import Folder
-from allocations.storage.purge import trash
 from allocations.storage.purge.looking import CHANGED, GONE_ELSEWHERE, IN_USE
 from allocations.storage.purge.trash import TRASH, TrashError
 from allocations.storage.rights import FILES, keep_only
+from allocations.storage.tree import renaming
 from tests.storage.file_systems import done_by
 from tests.storage.purging import archive, at, made, planned, remove
 
@@ -301,7 +301,7 @@ def test_where_a_file_system_cannot_rename_over_nothing_a_link_does(tree, store,
             return -1
 
     plan = made(tree, store, "file", "there")
-    monkeypatch.setattr(trash, "_libc", Old)
+    monkeypatch.setattr(renaming, "_libc", Old)
     monkeypatch.setattr(ctypes, "get_errno", lambda: errno.EINVAL)
 
     def touch():
