@@ -1,4 +1,4 @@
-"""A real SMTP server as a process of its own: keeps each accepted mail as a file with its recipients in front.
+"""A real SMTP server as a process of its own: keeps each accepted mail as a file, its recipients in front.
 
 `python -m tests.smtp_server FOLDER [CERTIFICATE KEY]` prints its port; with a certificate it insists on STARTTLS and on
 the account `meridian` with the password `correct horse`. A recipient at `refused.example` is refused.
@@ -10,7 +10,6 @@ import asyncio
 import json
 import ssl
 import sys
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,11 @@ ACCOUNT, PASSWORD = b"meridian", b"correct horse"
 
 
 class Keeper:
-    """Keeps what is accepted."""
+    """Keeps what is accepted, each called by its number."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._count = 0
 
     async def handle_RCPT(  # noqa: N802  # the library's name
         self, _server: Any, _session: Any, envelope: Any, address: str, _options: Any
@@ -36,7 +36,8 @@ class Keeper:
 
     async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802  # as above
         kept = {"to": envelope.rcpt_tos, "from": envelope.mail_from, "content": envelope.content.decode()}
-        partial = self._folder / f".{uuid.uuid4().hex}"
+        self._count += 1
+        partial = self._folder / f".{self._count:08}"
         partial.write_text(json.dumps(kept))
         partial.rename(self._folder / partial.name.removeprefix("."))
         return "250 OK"

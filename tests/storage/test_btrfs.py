@@ -16,6 +16,7 @@ from allocations.storage.quotas.backends import Area, BackendError
 from allocations.storage.quotas.btrfs import BtrfsSubvolumes
 from allocations.storage.quotas.reconcile import reconcile
 from tests.storage.file_systems import done_by, mounted, run
+from tests.storage.making import killed_at_each_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -192,6 +193,22 @@ def test_a_new_area_is_its_owners_alone_and_made_once(backend, homes):
     status = os.stat(homes / "ann")
     assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (*OWNER, 0o700)
     assert (homes / "ann" / "a").exists()
+
+
+def test_a_subvolume_whose_making_was_broken_off_anywhere_is_made_the_next_time(homes):
+    backend = BtrfsSubvolumes(str(homes), owner=OWNER)
+    killed = 0
+    for is_killed in killed_at_each_step(lambda: backend.make(ANN)):
+        killed += is_killed
+        done = reconcile(backend, [ANN], {ANN.id: MIB})
+        assert (done.problems, done.in_force) == ({}, {ANN.id: MIB})
+        status = os.stat(homes / "ann")
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (*OWNER, 0o700)
+        if done.made:
+            assert os.listdir(homes) == ["ann"]
+        for name in os.listdir(homes):
+            (homes / name).rmdir()
+    assert killed > 3
 
 
 def test_quotas_that_are_off_are_told():

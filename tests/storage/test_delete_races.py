@@ -11,16 +11,22 @@ import shutil
 import socket
 import stat
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
 from allocations.storage.archive.stores import Folder
-from allocations.storage.purge import trash
 from allocations.storage.purge.looking import CHANGED, GONE_ELSEWHERE, IN_USE
 from allocations.storage.purge.trash import TRASH, TrashError
 from allocations.storage.rights import FILES, keep_only
+from allocations.storage.tree import renaming
 from tests.storage.file_systems import done_by
 from tests.storage.purging import archive, at, made, planned, remove
+
+PATIENCE_SECONDS = 120
+# Numbers of openat(2): of x86, of ARM and others.
+OPENAT = ("257", "56")
 
 
 @pytest.fixture
@@ -57,6 +63,14 @@ def test_a_file_that_a_program_may_write_to_stays(tree, store):
     assert sorted(os.listdir(tree)) == ["appended", "mapped", "open"]
 
 
+def waits_to_append(thread):
+    """Say whether a thread sleeps in the call that opens a file to append to it."""
+    told = Path(f"/proc/self/task/{thread.native_id}")
+    number, *arguments = (told / "syscall").read_text().split()
+    state = (told / "stat").read_text().rpartition(")")[2].split()[0]
+    return state == "S" and number in OPENAT and bool(int(arguments[2], 16) & os.O_APPEND)
+
+
 def test_a_program_that_opens_a_file_while_it_is_in_the_trash_gets_it_back(tree, store):
     """By another name of it, or because it had found it before it was moved; it waits until we have let go."""
     (tree / "file").write_text("text of file")
@@ -73,7 +87,10 @@ def test_a_program_that_opens_a_file_while_it_is_in_the_trash_gets_it_back(tree,
     def begin():
         writer.start()
         # It is asleep in the kernel as soon as it has asked; we hear of that by our lease.
-        writer.join(0.3)
+        ends_at = time.monotonic() + PATIENCE_SECONDS
+        while not waits_to_append(writer):
+            assert time.monotonic() < ends_at
+            time.sleep(0.01)
 
     deleted = remove(tree, store, plan, reached=at("moved", begin))
     writer.join()
@@ -301,7 +318,7 @@ def test_where_a_file_system_cannot_rename_over_nothing_a_link_does(tree, store,
             return -1
 
     plan = made(tree, store, "file", "there")
-    monkeypatch.setattr(trash, "_libc", Old)
+    monkeypatch.setattr(renaming, "_libc", Old)
     monkeypatch.setattr(ctypes, "get_errno", lambda: errno.EINVAL)
 
     def touch():

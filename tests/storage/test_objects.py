@@ -37,11 +37,9 @@ def client_at(port: int) -> Any:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[int]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    running = ThreadedMotoServer("127.0.0.1", port, verbose=False)
+    running = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     running.start()
+    _host, port = running.get_host_and_port()
     yield port
     running.stop()
 

@@ -20,6 +20,7 @@ from allocations.storage.quotas.backends import Area, BackendError
 from allocations.storage.quotas.reconcile import reconcile
 from allocations.storage.quotas.xfs import XfsProjects, run_command
 from tests.storage.file_systems import done_by, mounted, run
+from tests.storage.making import killed_at_each_step
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -116,6 +117,30 @@ def test_an_empty_folder_whose_making_was_broken_off_is_finished(mount):
     (mount / "homes" / "bob").mkdir()
     backend(mount).make(BOB)
     assert project_of(mount / "homes" / "bob") == BOB.number
+
+
+def test_a_folder_whose_making_was_broken_off_anywhere_is_made_the_next_time(mount):
+    made = backend(mount, Accounts())
+    killed = 0
+    for is_killed in killed_at_each_step(lambda: made.make(BOB)):
+        killed += is_killed
+        done = reconcile(made, [BOB], {BOB.id: None})
+        assert (done.problems, done.in_force) == ({}, {BOB.id: None})
+        status = (mount / "homes" / "bob").stat()
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (*OWNER, 0o700)
+        if done.made:
+            assert os.listdir(mount / "homes") == ["bob"]
+        for name in os.listdir(mount / "homes"):
+            (mount / "homes" / name).rmdir()
+    assert killed > 3
+
+
+def test_a_folder_is_made_where_new_ones_are_of_another_project(mount):
+    run("xfs_io", "-c", "chproj 5", "-c", "chattr +P", mount / "homes")
+    made = backend(mount)
+    made.make(BOB)
+    assert project_of(mount / "homes" / "bob") == BOB.number
+    assert os.listdir(mount / "homes") == ["bob"]
 
 
 @pytest.mark.parametrize("grace", ["[--------]", "[--none--]", "[7 days]", "[1 day]", "[23:59:01]"])

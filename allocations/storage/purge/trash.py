@@ -7,7 +7,6 @@ system; it is held open, so that it does not matter where its name leads.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import stat
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 
 from allocations.errors import AllocationsError
 from allocations.storage.tree.beneath import FOLDER, ElsewhereError, identity
+from allocations.storage.tree.renaming import rename_over_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,11 +24,6 @@ if TYPE_CHECKING:
 
 TRASH = ".meridian-trash"
 _MODE = stat.S_IRWXU
-_RENAME_NOREPLACE = 1
-# A file system that knows no RENAME_NOREPLACE, as NFS.
-_NO_NOREPLACE = {errno.EINVAL, errno.ENOSYS}
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class TrashError(AllocationsError):
@@ -95,11 +90,8 @@ class Trash:
 
     def put_back(self, called: str, folder: int, name: str) -> None:
         """Move out again, over nothing that is there; raises OSError."""
-        if not _libc.renameat2(self.fd, os.fsencode(called), folder, os.fsencode(name), _RENAME_NOREPLACE):
+        if rename_over_nothing(called, self.fd, name, folder):
             return
-        code = ctypes.get_errno()
-        if code not in _NO_NOREPLACE:
-            raise OSError(code, os.strerror(code), name)
         # A link never replaces anything either; a folder cannot have one, and stays where it is.
         os.link(called, name, src_dir_fd=self.fd, dst_dir_fd=folder, follow_symlinks=False)
         os.unlink(called, dir_fd=self.fd)

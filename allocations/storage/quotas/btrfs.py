@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from allocations.storage.quotas import btrfs_calls as calls
 from allocations.storage.quotas.backends import BackendError, Found, Use, name_of, sentence
+from allocations.storage.quotas.making import make_folder
 from allocations.storage.tree.beneath import FOLDER
 
 if TYPE_CHECKING:
@@ -72,11 +73,7 @@ class BtrfsSubvolumes:
 
     def make(self, area: Area) -> None:
         """Make the subvolume, open to its owner alone."""
-        with self._opened() as root, suppress(FileExistsError):
-            calls.make_subvolume(root, name_of(area))
-            with self._area(root, area) as fd:
-                os.fchmod(fd, 0o700)
-                os.fchown(fd, *self._owner)
+        make_folder(self._folder, area, self._owner, calls.make_subvolume, lambda fd: os.fchmod(fd, 0o700))
 
     def _limit(self, root: int, subvolume: int, limit_bytes: int | None, groups: Groups) -> None:
         group = calls.group_of(subvolume)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from allocations.storage.quotas.backends import BackendError, Found, Use, name_of, sentence
+from allocations.storage.quotas.making import make_folder
 from allocations.storage.tree.scan import CORES, ScanError
 from allocations.storage.tree.usage import measure
 
@@ -71,12 +71,4 @@ class ScannedFolders:
 
     def make(self, area: Area) -> None:
         """Make the folder, open to its owner alone."""
-        make_folder(self._folder, name_of(area), self._owner)
-
-
-def make_folder(folder: str, name: str, owner: tuple[int, int]) -> None:
-    """Make a folder that its owner alone may enter; one that is there stays as it is."""
-    path = os.path.join(folder, name)
-    with suppress(FileExistsError):
-        os.mkdir(path, 0o700)
-        os.chown(path, *owner, follow_symlinks=False)
+        make_folder(self._folder, area, self._owner)

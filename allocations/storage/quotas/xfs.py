@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from allocations.storage.quotas.backends import BackendError, Found, Use, in_grains, name_of, sentence
-from allocations.storage.quotas.scanned import make_folder
+from allocations.storage.quotas.making import make_folder
 from allocations.storage.tree.beneath import FOLDER
 
 if TYPE_CHECKING:
@@ -81,13 +81,18 @@ class XfsProjects:
 
     def make(self, area: Area) -> None:
         """Make the folder, of its own project and open to its owner alone."""
-        make_folder(self._folder, name_of(area), self._owner)
+        make_folder(self._folder, area, self._owner, prepare=lambda fd: self._prepare(fd, area))
         with self._opened(area) as fd:
-            flags, extent, extents, project, copied = _attributes(fd)
-            # Broken off before it was of its project, or put there by somebody: then it may have files already.
-            if project != area.number and not os.listdir(fd):
-                fcntl.ioctl(fd, _SET, _ATTRIBUTES.pack(flags | _INHERIT, extent, extents, area.number, copied))
+            # Not prepared, or put there by somebody: then it may have files already.
+            if _attributes(fd)[3] != area.number and not os.listdir(fd):
+                _give_project(fd, area)
             _check(fd, area)
+
+    def _prepare(self, fd: int, area: Area) -> None:
+        flags, _extent, _extents, project, _copied = _attributes(fd)
+        # Nothing is renamed within a folder that hands on its own project, unless it is of that one.
+        if not flags & _INHERIT or project == area.number:
+            _give_project(fd, area)
 
     def _read(self, areas: Sequence[Area], value: Callable[[int, int, int], Value], unknown: Value) -> Found[Value]:
         reported = self._report()
@@ -139,6 +144,11 @@ class XfsProjects:
 
 def _attributes(fd: int) -> tuple[int, ...]:
     return _ATTRIBUTES.unpack(fcntl.ioctl(fd, _GET, bytes(_ATTRIBUTES.size)))
+
+
+def _give_project(fd: int, area: Area) -> None:
+    flags, extent, extents, _project, copied = _attributes(fd)
+    fcntl.ioctl(fd, _SET, _ATTRIBUTES.pack(flags | _INHERIT, extent, extents, area.number, copied))
 
 
 def _check(fd: int, area: Area) -> None:

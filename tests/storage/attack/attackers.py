@@ -186,7 +186,10 @@ class Mover(Attacker):
         while True:
             number += 1
             self._fill(number)
-            os.rename("area/moved", "theirs/moved")
+            try:
+                os.rename("area/moved", "theirs/moved")
+            except FileNotFoundError:  # the purge was faster
+                continue
             self._watch(set(_all_of("theirs/moved")))
             os.rename("theirs/moved", "area/moved")
             time.sleep(self._random.random() / 500)
