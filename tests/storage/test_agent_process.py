@@ -387,10 +387,15 @@ def test_on_btrfs_a_write_past_the_limit_fails_the_day_is_charged_and_more_limit
         site.once()
         measured = site.areas()["ann"].bytes or 0
         assert measured >= GB
-        # The day is over: what was measured last is charged, once.
-        site.clock.at_ms = (time.time_ns() // (DAY_MS * 1_000_000) + 1) * DAY_MS
-        due = measured * 10_000 // GB
-        assert [(site.storage.accrual.assess(), site.storage.accrual.collect()) for _ in range(2)] == [(1, due), (0, 0)]
+        # The day is over: what was measured last is charged, once; and if midnight passed meanwhile, the day before.
+        day = (site.areas()["ann"].measured_at_ms or 0) // DAY_MS
+        site.clock.at_ms = (day + 1) * DAY_MS
+        days, charged = site.storage.accrual.assess(), site.storage.accrual.collect()
+        of_days = site.charged()
+        assert of_days["ann", day] == measured * 10_000 // GB
+        assert (len(of_days), sum(of_days.values())) == (days, charged)
+        assert (site.storage.accrual.assess(), site.storage.accrual.collect()) == (0, 0)
+        assert site.charged() == of_days
         view = site.bench.services.reports.allocation(Actor("ann"), entry)
         assert view is not None
         site.bench.assert_clean()
