@@ -31,7 +31,11 @@ from tests.storage.archive.buckets import s3_server
 from tests.storage.archive.fault_proxy import FAULTS, fault_proxy
 from tests.storage.archive.trees import make_everything, told, wanted
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.geteuid() != 0, reason="only root restores owners")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root restores owners"),
+]
 BUCKET = "faults"
 TRIES = 4
 # What no honest answer takes at each of the tries, even on a machine that does much else; a stall is longer by far.

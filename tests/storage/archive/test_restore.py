@@ -196,6 +196,7 @@ def die_at(step: int, store: str, tree: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_at_any_step_it_is_done_again_and_all_is_right(tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()

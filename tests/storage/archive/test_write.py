@@ -334,6 +334,7 @@ def die_at(step: int, store: str, tree: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_at_any_step_it_goes_on_and_all_is_there(tree, tmp_path):
     make_everything(tree)
     whole = archive(Folder(str(tmp_path / "whole")), tree, part_paths=6)
