@@ -7,7 +7,6 @@ started anew with the same log: it repeats what is unanswered, with the same key
 from __future__ import annotations
 
 import json
-import os
 import random
 import sys
 import tempfile
@@ -253,7 +252,7 @@ class Observer:
 
 
 def main() -> None:
-    """Run as `client|finish URL LOG NODE...` or `observe URL ROOT CRASHES READS`."""
+    """Run as `client|finish URL SEED LOG NODE...` or `observe URL ROOT CRASHES READS`."""
     role, url, *rest = sys.argv[1:]
     with tempfile.TemporaryDirectory() as runs:
         services = bank_services(url, Path(runs))
@@ -262,8 +261,8 @@ def main() -> None:
             servers = services.policy.tier("consortium").at_once.servers_per_person
             Observer(services.database, root, Path(crashes), Path(reads), servers).run()
         else:
-            path, *nodes = rest
-            client = Client(services, Log.load(Path(path)), nodes, random.Random(os.urandom(8)))
+            seed, path, *nodes = rest
+            client = Client(services, Log.load(Path(path)), nodes, random.Random(int(seed)))
             {"client": client.run, "finish": client.finish}[role]()
 
 

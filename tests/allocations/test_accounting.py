@@ -134,17 +134,17 @@ def test_workers_and_stops_that_meet_wait_for_each_other_and_never_both(bench: B
     barrier = threading.Barrier(4)
 
     def work(leases: list[Lease]) -> None:
-        barrier.wait(30)
+        barrier.wait(120)
         for _ in range(10):
             bench.services.leases.renew_many(leases)
 
     def stop(mine: list[str]) -> None:
-        barrier.wait(30)
+        barrier.wait(120)
         for lease in mine:
             bench.services.leases.settle(lease)
 
     def start() -> None:
-        barrier.wait(30)
+        barrier.wait(120)
         for number in range(6):
             with bench.services.database.write() as connection:
                 bench.services.lease_store.mark_seen(connection, leases, bench.clock.at_ms)
@@ -159,7 +159,7 @@ def test_workers_and_stops_that_meet_wait_for_each_other_and_never_both(bench: B
             pool.submit(start),
         ]
         for one in done:
-            one.result(60)
+            one.result(240)
     for lease in leases[::3]:
         assert bench.services.leases.get(lease).charged_microcredits == SMALL * 700
     bench.assert_clean()

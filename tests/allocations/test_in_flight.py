@@ -77,7 +77,7 @@ def benches(postgres_server: str, tmp_path: Path) -> Iterator[tuple[Bench, Bench
 
 def wait_until_waiting(connection: Connection, count: int) -> None:
     """Wait until so many sessions wait for a lock."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while connection.execute(WAITING).scalar_one() < count:
         assert time.monotonic() < deadline, "nobody came to wait"
         time.sleep(0.01)
@@ -114,7 +114,7 @@ def race(bench: Bench, first: Act, second: Act, table: str = "audit") -> list[ob
             wait_until_waiting(gate, 1)
             running.append(pool.submit(second))
             wait_until_waiting(gate, 2)
-        return [one.exception(30) or one.result() for one in running]
+        return [one.exception(120) or one.result() for one in running]
 
 
 def divide(bench: Bench, parent: str, credits: int, key: str | None = None) -> str:  # noqa: A002  # the unit's name
@@ -146,7 +146,7 @@ def test_a_repeat_while_the_commit_is_under_way_gets_the_same_lease(benches: tup
             wait_until_waiting(gate, 2)
             assert not asked.done()
             assert leases_in(second) == []
-        answers = [asked.result(30), *(one.result(30) for one in repeats)]
+        answers = [asked.result(120), *(one.result(120) for one in repeats)]
     assert answers[1:] == answers[:1] * 2
     assert leases_in(first) == [answers[0].id]
     first.assert_clean()
@@ -166,9 +166,9 @@ def test_another_request_with_the_key_while_the_commit_is_under_way_is_a_conflic
             wait_until_waiting(gate, 1)
             conflict = pool.submit(second.services.leases.acquire, second.request(whole), other)
             wait_until_waiting(gate, 2)
-        lease = asked.result(30)
+        lease = asked.result(120)
         with pytest.raises(IdempotencyConflictError):
-            conflict.result(30)
+            conflict.result(120)
     assert leases_in(first) == [lease.id]
     first.assert_clean()
 
@@ -196,7 +196,7 @@ def test_the_end_of_a_lease_in_several_units_waits_for_an_admission_and_not_both
             settled = pool.submit(second.services.leases.settle, lease.id)
             wait_until_waiting(connection, 1)
             first.services.lifecycle.ledger.balances(connection, [root], lock=True)
-        assert settled.result(30).state == "settled"
+        assert settled.result(120).state == "settled"
     first.assert_clean()
 
 
@@ -214,7 +214,7 @@ def test_a_unit_that_is_opened_while_a_lease_ends_below_counts_it_once(benches: 
             first.services.lifecycle.supplement(connection, root, Award(core_hours=1), "admin", "more")
             settled = pool.submit(second.services.leases.settle, lease.id)
             wait_until_waiting(connection, 1)
-        assert settled.result(30).state == "settled"
+        assert settled.result(120).state == "settled"
     with first.services.database.read() as connection:
         found = first.services.lifecycle.ledger.balance(connection, root, Unit.CORE_SECONDS)
     assert (found.held, found.posted) == (0, 100)
@@ -251,9 +251,9 @@ def test_a_run_is_claimed_by_one_of_two_executors(benches: tuple[Bench, Bench]) 
         claimed = pool.submit(first.services.runs.claim, "one", 5)
         wait_until_waiting(gate, 1)
         # Nor does the second wait for the first: there may be others to be claimed.
-        assert pool.submit(second.services.runs.claim, "two", 5).result(30) == []
+        assert pool.submit(second.services.runs.claim, "two", 5).result(120) == []
         gate.rollback()
-        assert [one.id for one in claimed.result(30)] == [run.id]
+        assert [one.id for one in claimed.result(120)] == [run.id]
     first.assert_clean()
 
 

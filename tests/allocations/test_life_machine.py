@@ -310,12 +310,13 @@ class LifeMachine(RuleBasedStateMachine):
 _SETTINGS = settings(stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-@pytest.mark.parametrize("examples", [4, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [4, pytest.param(40, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_the_life_of_an_allocation_agrees_with_the_oracle(examples: int) -> None:
     run_state_machine_as_test(LifeMachine, settings=settings(_SETTINGS, max_examples=examples))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_the_life_machine_on_postgresql(postgres_server: str) -> None:
     class OnPostgres(LifeMachine):
         postgres = postgres_server

@@ -145,7 +145,7 @@ def test_two_writers_of_one_notice_leave_one(bench: Bench) -> None:
     for writer in writers:
         writer.start()
     for writer in writers:
-        writer.join(30)
+        writer.join()
     assert [len(outbox(bench, person)) for person in ("ann", "bob", "eve")] == [1, 1, 1]
 
 

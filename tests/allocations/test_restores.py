@@ -47,6 +47,7 @@ from allocations.storage.store import StorageStore
 from allocations.storage.tree.beneath import Root
 from tests.places import join
 from tests.storage.archive.trees import make_everything, told, wanted
+from tests.storage.file_systems import unmount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -327,7 +328,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     path.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "none", path], check=True)
     yield path
-    subprocess.run(["umount", path], check=True)
+    unmount(path)
 
 
 def test_a_full_area_is_told_and_asked_again_it_goes_on(site: Site, small_disk: Path) -> None:

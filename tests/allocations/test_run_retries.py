@@ -311,12 +311,13 @@ class RetryMachine(RuleBasedStateMachine):
 _SETTINGS = settings(stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck))
 
 
-@pytest.mark.parametrize("examples", [8, pytest.param(80, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [8, pytest.param(80, marks=[pytest.mark.slow, pytest.mark.timeout(900)])])
 def test_retried_runs_are_charged_as_the_oracle_says(examples: int) -> None:
     run_state_machine_as_test(RetryMachine, settings=settings(_SETTINGS, max_examples=examples))
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_retried_runs_are_charged_as_the_oracle_says_on_postgresql(postgres_server: str) -> None:
     class OnPostgres(RetryMachine):
         postgres = postgres_server

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkdtemp
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+BUSY_SECONDS = 60
 
 
 def run(*command: str | Path) -> str:
@@ -36,6 +39,20 @@ def done_by(owner: tuple[int, int], act: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
+def unmount(mount: Path) -> None:
+    """Unmount; what a process that was just killed has open there may still be being closed."""
+    ends_at = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            run("umount", mount)
+        except subprocess.CalledProcessError as error:
+            if "busy" not in error.stderr or time.monotonic() > ends_at:
+                raise
+            time.sleep(0.2)
+        else:
+            return
+
+
 @contextmanager
 def mounted(kind: str, mebibytes: int, options: str = "loop") -> Iterator[Path]:
     """Make a file system of a kind and mount it where everybody may go, as long as the block lasts."""
@@ -51,7 +68,7 @@ def mounted(kind: str, mebibytes: int, options: str = "loop") -> Iterator[Path]:
     try:
         yield mount
     finally:
-        run("umount", mount)
+        unmount(mount)
         shutil.rmtree(directory)
 
 

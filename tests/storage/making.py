@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import fcntl
-import multiprocessing
 import os
 import signal
 from typing import TYPE_CHECKING, Any
 
+from tests.forked import exit_code_of
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-PATIENCE_SECONDS = 120
 _CALLS = ("mkdir", "rmdir", "open", "close", "listdir", "lstat", "stat", "fstat", "chmod", "fchmod", "chown", "fchown")
 
 
@@ -22,13 +22,9 @@ def killed_at_each_step(act: Callable[[], object]) -> Iterator[bool]:
     is_killed = True
     while is_killed:
         step += 1
-        process = multiprocessing.get_context("fork").Process(target=_die_at, args=(step, act))
-        process.start()
-        process.join(PATIENCE_SECONDS)
-        if process.is_alive():
-            process.kill()
-        assert process.exitcode in {0, -signal.SIGKILL}
-        is_killed = process.exitcode != 0
+        code = exit_code_of(_die_at, step, act)
+        assert code in {0, -signal.SIGKILL}
+        is_killed = code != 0
         yield is_killed
 
 

@@ -32,6 +32,7 @@ from allocations.storage.purge.planfile import PlanError, Planned, PlanReader
 from allocations.storage.purge.rules import NS_PER_DAY, AreaRules, Exemption
 from allocations.storage.purge.spool import SPOOLS
 from allocations.storage.tree import statuses
+from tests.storage.file_systems import unmount
 from tests.storage.test_policy import SHIPPED
 from tests.storage.test_walk import NAMES
 
@@ -462,7 +463,7 @@ def test_what_cannot_be_read_stays_with_the_folders_above(place):
     try:
         reader = planned(area, ours, rules_of({"age_days": 30}, as_of_ms=MUCH_LATER_MS), dry_run=True)
     finally:
-        subprocess.run(["umount", area / "above" / "beside"], check=True)
+        unmount(area / "above" / "beside")
     assert paths(reader) == []
     assert [path for path, _why in reader.sums["problems"]] == ["above/beside"]
 
@@ -520,7 +521,7 @@ def test_a_file_that_is_mounted_over_stays(place):
     try:
         reader = planned(area, ours, rules_of({"age_days": 30}, as_of_ms=MUCH_LATER_MS), dry_run=True)
     finally:
-        subprocess.run(["umount", area / "file"], check=True)
+        unmount(area / "file")
         other.unlink()
     assert paths(reader) == []
 

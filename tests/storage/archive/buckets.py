@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import http.client
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import TYPE_CHECKING
-
-from moto.server import ThreadedMotoServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -20,14 +21,19 @@ BUCKET = "archives"
 
 @contextmanager
 def s3_server() -> Iterator[str]:
-    """Run moto's server; yields its address."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    try:
-        yield f"http://{host}:{port}"
-    finally:
-        server.stop()
+    """Run moto's server, in a process of its own: tests fork, which threads beside do not bear; yields its address."""
+    command = [sys.executable, "-m", "tests.storage.archive.buckets"]
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=root
+    ) as process:
+        try:
+            assert process.stdout is not None
+            address = process.stdout.readline().strip()
+            assert address, "moto's server has not begun"
+            yield address
+        finally:
+            process.kill()
 
 
 @dataclass
@@ -119,3 +125,19 @@ def proxy(address: str) -> Iterator[tuple[str, Faults]]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def main() -> None:
+    """Serve until standard input is closed."""
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415  # the tests themselves start faster without it
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    sys.stdout.write(f"http://{host}:{port}\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CONTROL = "/-/faults"
-STALL_SECONDS = 4.0
+STALL_SECONDS = 10.0
 DRIP_SECONDS = 0.25
 LOST = b"<Error><Code>NoSuchKey</Code><Message>The specified key does not exist.</Message></Error>"
 ERRORS = {

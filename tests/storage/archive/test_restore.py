@@ -30,8 +30,10 @@ from allocations.storage.archive.target import InTheWayError
 from allocations.storage.archive.verify import verify
 from allocations.storage.archive.write import write
 from allocations.storage.tree.beneath import Root
+from tests.forked import exit_code_of
 from tests.storage.archive.forge import forged, lines
 from tests.storage.archive.trees import age, make_everything, told, wanted
+from tests.storage.file_systems import unmount
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root restores owners")
 OWNER = (os.geteuid(), os.getegid())
@@ -194,6 +196,7 @@ def die_at(step: int, store: str, tree: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_at_any_step_it_is_done_again_and_all_is_right(tmp_path):
     tree = tmp_path / "tree"
     tree.mkdir()
@@ -205,17 +208,15 @@ def test_killed_at_any_step_it_is_done_again_and_all_is_right(tmp_path):
     step = 0
     while True:
         step += 1
-        process = multiprocessing.get_context("fork").Process(target=die_at, args=(step, store._path, str(tree)))
-        process.start()
-        process.join()
+        code = exit_code_of(die_at, step, store._path, str(tree))
         # Whatever is there by its name is complete, but for folders that are not finished.
         for path, entry in told(tree).items():
             name = path.removeprefix(b"restored/here/")
             if name in whole and not stat.S_ISDIR(int(entry[0], 8)):
                 assert entry[:4] + entry[5:] == whole[name][:4] + whole[name][5:]
-        if process.exitcode == 0:
+        if code == 0:
             break
-        assert process.exitcode == -signal.SIGKILL
+        assert code == -signal.SIGKILL
         assert bring(store, tree, into="restored/here").problems == []
         assert told(tree / "restored" / "here") == whole
         assert os.listdir(tree) == ["restored"]
@@ -306,7 +307,7 @@ def test_a_full_disk_is_told_and_gone_on_from(tree, store, tmp_path):
         assert bring(store, disk).problems == []
         assert told(disk) == before
     finally:
-        subprocess.run(["umount", disk], check=True)
+        unmount(disk)
 
 
 def test_no_room_for_temporary_files_is_told_and_gone_on_from(tree, store, monkeypatch):

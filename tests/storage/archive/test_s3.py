@@ -23,6 +23,8 @@ from tests.storage.archive.trees import make_everything, told, wanted
 
 pytestmark = pytest.mark.slow
 TRIES = 6
+# What no honest answer takes at each of the tries, even on a machine that does much else; a stall is longer by far.
+WAITED_SECONDS, STALL_SECONDS = 3, 10
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +44,7 @@ def faulty(server, monkeypatch):
     # Small pieces, so that there are many; moto allows it.
     monkeypatch.setattr(s3, "PIECE_BYTES", 5 << 20)
     with proxy(server) as (address, faults):
+        faults.stall_seconds = STALL_SECONDS
         yield connect(address, timeout_seconds=30), faults
 
 
@@ -52,7 +55,7 @@ def connect(address, *, timeout_seconds):
 
 def impatient(store, fault):
     """The store, but for stalls one that does not wait as long as these last."""
-    return connect(store.client.meta.endpoint_url, timeout_seconds=1) if fault == "stall" else store
+    return connect(store.client.meta.endpoint_url, timeout_seconds=WAITED_SECONDS) if fault == "stall" else store
 
 
 def put(store, name, data):

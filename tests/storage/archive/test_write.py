@@ -25,8 +25,10 @@ from allocations.storage.archive.stores import AbsentError, Folder, PresentError
 from allocations.storage.archive.verify import verify
 from allocations.storage.archive.write import OtherPlanError, write
 from allocations.storage.tree.beneath import Root
+from tests.forked import exit_code_of
 from tests.storage.archive.forge import forged, lines
 from tests.storage.archive.trees import make_everything, want, wanted
+from tests.storage.file_systems import unmount
 
 
 @pytest.fixture
@@ -332,6 +334,7 @@ def die_at(step: int, store: str, tree: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_at_any_step_it_goes_on_and_all_is_there(tree, tmp_path):
     make_everything(tree)
     whole = archive(Folder(str(tmp_path / "whole")), tree, part_paths=6)
@@ -339,12 +342,10 @@ def test_killed_at_any_step_it_goes_on_and_all_is_there(tree, tmp_path):
     while True:
         step += 1
         path = tmp_path / f"archive{step}"
-        process = multiprocessing.get_context("fork").Process(target=die_at, args=(step, str(path), str(tree)))
-        process.start()
-        process.join()
-        if process.exitcode == 0:
+        code = exit_code_of(die_at, step, str(path), str(tree))
+        if code == 0:
             break
-        assert process.exitcode == -signal.SIGKILL
+        assert code == -signal.SIGKILL
         died += 1
         store = Folder(str(path))
         was_finished = store.size(COMMIT) is not None
@@ -366,7 +367,7 @@ def small_disk(tmp_path):
     path.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", path], check=True)
     yield path
-    subprocess.run(["umount", path], check=True)
+    unmount(path)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount")

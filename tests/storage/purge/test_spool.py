@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import psutil
@@ -31,7 +31,7 @@ def spooled(folder: Path) -> list[str]:
     return [name for name in os.listdir(folder / SPOOLS) if name != "lock"]
 
 
-def make_plan(area: Path, ours: Path, processes: int) -> None:
+def make_plan(area: Path, ours: Path, processes: int, entries_per_second: float) -> None:
     plan(
         str(area),
         rules_of({"age_days": 30}, as_of_ms=MUCH_LATER_MS),
@@ -40,13 +40,15 @@ def make_plan(area: Path, ours: Path, processes: int) -> None:
         now_ms=NOW_MS,
         dry_run=True,
         processes=processes,
-        entries_per_second=ENTRIES_PER_SECOND,
+        entries_per_second=entries_per_second,
     )
 
 
-def beginning(area: Path, ours: Path, processes: int) -> tuple[BaseProcess, list[psutil.Process]]:
+def beginning(
+    area: Path, ours: Path, processes: int, entries_per_second: float = ENTRIES_PER_SECOND
+) -> tuple[BaseProcess, list[psutil.Process]]:
     """Make a plan in a process of its own; return it, and those of its scan, as soon as something is spooled."""
-    process = _fork.Process(target=make_plan, args=(area, ours, processes))
+    process = _fork.Process(target=make_plan, args=(area, ours, processes, entries_per_second))
     process.start()
     ends = time.monotonic() + PATIENCE_SECONDS
     while not list((ours / SPOOLS).glob(f"*/{processes - 1}.lines")):
@@ -70,18 +72,19 @@ def place(tmp_path: Path) -> tuple[Path, Path]:
 @pytest.mark.timeout(900)
 def test_what_a_killed_plan_spooled_is_removed_when_nobody_writes_there_any_more(place: tuple[Path, Path]) -> None:
     area, ours = place
-    process, scanning = beginning(area, ours, processes=2)
+    process, scanning = beginning(area, ours, processes=2, entries_per_second=ENTRIES_PER_SECOND / 10)
     assert len(scanning) == 2
     assert remove_left(str(ours)) == 0
+    # One process of its scan is held, as if its disk were slow; they are nobody's then, and the other may end.
+    scanning[0].suspend()
     process.kill()
     process.join()
-    # The processes of its scan are nobody's now; one is held, as if its disk were slow.
-    scanning[0].send_signal(signal.SIGSTOP)
     assert remove_left(str(ours)) == 0
     assert len(spooled(ours)) == 1
     for one in scanning:
-        one.kill()
-        psutil.wait_procs([one], PATIENCE_SECONDS)
+        with suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(scanning, PATIENCE_SECONDS)
     assert remove_left(str(ours)) == 1
     assert spooled(ours) == []
     assert not (ours / "plan").exists()
