@@ -142,7 +142,9 @@ class Witness:
         return self._seconds_until(self.finished[lease.id], lease)
 
     def _seconds_until(self, end: datetime, lease: LeaseView) -> int:
-        return int((end - max(self.started[lease.id], datetime.fromisoformat(lease.acquired_at))).total_seconds())
+        acquired_at, latest_end_at = map(datetime.fromisoformat, (lease.acquired_at, lease.latest_end_at))
+        # A node takes its time to end a container; the lease is over then.
+        return int((min(end, latest_end_at) - max(self.started[lease.id], acquired_at)).total_seconds())
 
     def _look(self) -> None:
         # A watch is cut off with the API server that serves it, and goes on where it was.
@@ -168,9 +170,6 @@ class Witness:
         self.pods[lease] = pod
         self._note_status(pod, lease)
         if is_gone:
-            if lease in self.started and pod.metadata.deletion_timestamp is not None:
-                # A pod that was removed without its node shows nothing else.
-                self.finished.setdefault(lease, pod.metadata.deletion_timestamp)
             self._gone.add(lease)
 
     def _note_status(self, pod: Any, lease: str) -> None:
