@@ -11,6 +11,7 @@ VENV := .venv
 # Each test starts processes of ours: compiled once, they start at once.
 unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
+# Folders without a fast test are not even read for them.
 # Fast and slow tests share the cores; of those of a whole platform, one in a browser and one on a cluster go on at a time.
 FAST := -n logical --dist worksteal -m "not slow and not e2e and not cluster" $(patsubst %,--ignore=tests/%,chart cluster e2e web)
 SLOW := -n logical --dist worksteal -m "slow and not e2e and not cluster and not gpu_image"

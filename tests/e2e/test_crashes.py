@@ -213,6 +213,6 @@ def test_an_exhausted_allocation_is_denied(platform: Platform, researcher: Perso
     response = researcher.hub("POST", "/users/researcher/server", {"allocation": allocation, "size": "small"})
     assert response.status_code == 403
     message = response.json()["message"]
-    assert re.search(r"“Almost spent” has 0\.01[01]\d+ credits left; this needs 0\.0117 credits\.", message)
+    assert re.search(r"“Almost spent” has 0\.011\d+ credits left; this needs 0\.0117 credits\.", message)
     assert "request more" in message
     platform.audit()

@@ -114,7 +114,7 @@ def _judge_lease(verdict: Verdict, lease: LeaseView, witness: Witness, keeper: K
         return
     shown = max(witness.seconds(lease), 0)
     verdict.shown_seconds += shown
-    if charged > shown and not witness.shows(lease, charged):
+    if charged > shown:
         verdict.faults.append(
             f"{said} is charged {charged} s and ran {shown} s: {witness.started[lease.id]} to {finished}, "
             f"by the ledger {lease.started_at} to {lease.ended_at}"
